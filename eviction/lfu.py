@@ -1,0 +1,122 @@
+"""LFU that forgets: frequency counts from the level at which the cache is evicting, and outlives an eviction.
+
+Plain LFU keeps yesterday's favourites forever (libCacheSim's misses 40–55 % where LRU misses 31–33 %). Redis decays
+its counters by the clock and samples. Here ageing is LFU-DA's (Arlitt, Cherkasova, Dilley, Friedrich, Jin:
+"Evaluating content management techniques for Web proxy caches", SIGMETRICS PER 2000): a node's priority is the
+*level* when it came plus its hits, the level being the priority of the last victim. It rises as the cache turns over,
+so what is not hit sinks without any clock.
+
+**Lazily.** A hit counts in the node and moves nothing. A node reaching the front of the lowest queue with more hits
+than when it was queued is queued again, higher by the hits since, at most 15; otherwise it is the victim. So 16
+queues in a ring hold every priority that exists, from the level to the level + 15. Against moving on every hit this
+costs 0.2 point.
+
+**With history.** A key evicted less than one turnover ago returns with the hits it had (up to 15) plus one for this
+request: the ghost's payload. That is the larger part of the gain: oltp at 10 % misses 35.5 % without and 32.3 % with
+it; Redis 34.4.
+
+The number that OBJECT FREQ shows is not stored: Redis's logarithmic counter is a function of the hits, see log_counter.
+"""
+
+from collections.abc import Iterator
+from math import isqrt
+from typing import Final
+
+from eviction.ghosts import PAYLOAD_BITS, Ghosts
+from eviction.node_queue import NodeQueue
+from eviction.policy import MAX_SECOND_CHANCES, Node, Policy, PolicyStats
+
+CREDIT: Final = 15  # the most that hits raise a node above the level at once; the ghost's payload holds as much
+RING: Final = 16  # queues: priorities level … level + CREDIT
+FREQ_BITS: Final = 31  # where = priority << 31 | hits when queued
+FREQ_MASK: Final = (1 << FREQ_BITS) - 1
+HIT_CAP: Final = FREQ_MASK - 16  # room for a history on top
+
+INITIAL: Final = 5  # LFU_INIT_VAL of Redis: a new key is not the first to go
+LOG_FACTOR: Final = 10  # lfu-log-factor's default
+
+
+def log_counter(hits: int, idle_decays: int = 0) -> int:
+    """Redis's 8-bit logarithmic access counter after so many hits, as OBJECT FREQ shows it (evict.c, LFULogIncr).
+
+    Redis increments at c with probability 1 / ((c - 5) * 10 + 1), so reaching 5 + n takes 5 n² - 4 n hits on average;
+    this is the inverse of that. `idle_decays` is how many lfu-decay-time periods have passed since the last access.
+    """
+    # n = (4 + sqrt(16 + 20 hits)) / 10, the positive root, rounded down
+    steps = (4 + isqrt(16 + 20 * hits)) // 10 if hits > 0 else 0
+    return max(0, min(255, INITIAL + steps) - idle_decays)
+
+
+class Lfu(Policy):
+    """Least frequently used with dynamic ageing, lazy re-queueing and a memory for evicted frequencies."""
+
+    def __init__(self) -> None:
+        super().__init__("lfu", HIT_CAP, False)
+        self.ring = [NodeQueue() for _ in range(RING)]  # priority p is in ring[p % 16]
+        self.level = 1  # the lowest priority there may be
+        self.ghosts = Ghosts()
+
+    def added(self, node: Node) -> None:
+        self.count += 1
+        self.weight += node.weight
+        if self.ghosts.now > 1:
+            ghost = self.ghosts.recall(node.key)
+            if ghost >= 0 and ghost >> PAYLOAD_BITS <= self.count:
+                node.freq += (ghost & CREDIT) + 1
+        self._queue(node, self.level + min(node.freq, CREDIT))
+
+    def _queue(self, node: Node, priority: int) -> None:
+        node.where = (priority << FREQ_BITS) | node.freq
+        self.ring[priority & 15].push(node)
+
+    def _pop(self) -> Node | None:
+        if self.count == len(self.parked):
+            return None
+        chances = MAX_SECOND_CHANCES
+        while True:
+            node = self.ring[self.level & 15].pop()
+            if node is None:
+                self.level += 1
+                continue
+            gained = node.freq - (node.where & FREQ_MASK)
+            if gained > 0 and chances:
+                chances -= 1
+                self._queue(node, self.level + min(gained, CREDIT))
+                continue
+            return node
+
+    def _evicted(self, node: Node) -> None:
+        if self.ghosts.now & 1023 == 0 or len(self.ghosts) <= 64:
+            self.ghosts.ensure(self.count)
+        self.ghosts.remember(node.key, min(node.freq, CREDIT))
+
+    def _push_front(self, node: Node, where: int) -> None:
+        # Its old priority may lie below the level by now; the front of the level is the next to go.
+        node.where = (self.level << FREQ_BITS) | node.freq
+        self.ring[self.level & 15].push_front(node)
+
+    def _unlink(self, node: Node) -> None:
+        self.ring[(node.where >> FREQ_BITS) & 15].discard(node)
+
+    def _members(self) -> Iterator[Node]:
+        for priority in range(self.level, self.level + RING):
+            yield from self.ring[priority & 15]
+
+    def _cleared(self) -> None:
+        for queue in self.ring:
+            queue.clear()
+        self.level = 1
+        self.ghosts.clear()
+
+    def stats(self) -> PolicyStats:
+        dead = sum([queue.dead_count for queue in self.ring])
+        overhead = 8 * self.count + 108 * dead + self.ghosts.overhead_bytes()
+        return PolicyStats(self.name, self.count, self.weight, len(self.parked), dead, len(self.ghosts), overhead, 0.0)
+
+    def check(self) -> None:
+        super().check()
+        for priority in range(self.level, self.level + RING):
+            queue = self.ring[priority & 15]
+            queue.check()
+            for node in queue:
+                assert node.where >> FREQ_BITS == priority, f"{node.key!r} is queued at {priority} but marked otherwise"

@@ -1,0 +1,786 @@
+"""Engine: the strategies. Plan what a command needs, load it, commit what it changed.
+
+A command on managed keys goes through three steps, driven by dispatch:
+
+    plan     may it run at once? If not: which keys must be loaded, which locked            (synchronous)
+    prepare  take the locks, load what is missing, stage what was loaded                     (waits)
+    commit   accept (may refuse; nothing has happened yet) → apply to the store → publish    (waits only for the store)
+
+Between the last load and the handler, and between acceptance and publication in memory, nothing else runs, so a command
+is atomic. Memory never shows a value that the store has refused: the handler worked on staged copies.
+
+What the engine knows of memory and views is in persistence/seams.py; it imports nothing of the server.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+from persistence.change import DELETE, EXPIRY, NEVER, STRING, WRITE, Change
+from persistence.errors import (
+    LoadTimeout,
+    RowRejected,
+    RowVanished,
+    StoreDown,
+    StoreError,
+    StoreRejected,
+    StoreTimeout,
+)
+from persistence.lease import Lease
+from persistence.loader import Flight, Loader
+from persistence.locks import KeyLocks
+from persistence.managed import ManagedPrefix, Target
+from persistence.mapping import DELETE as ROW_DELETE
+from persistence.mapping import Loaded, RowOp
+from persistence.prefixes import REFRESH_AHEAD, WRITE_AROUND, WRITE_BEHIND, WRITE_THROUGH, PrefixRule, RuleTable
+from persistence.seams import Clock, Held, Memory, Random, View
+from persistence.stores.base import Applied, Store
+from persistence.write_behind import Pending, Saved, WriteBehind
+
+log = logging.getLogger("forebay.engine")
+
+# A refresh that failed is tried again after this share of the TTL, doubling: the next read must not hammer a sick store.
+REFRESH_BACKOFF_FIRST_MS: Final = 500
+# How long a write waits for room in a full queue before it is answered -BUSY.
+BLOCK_S: Final = 2.0
+# Added to the server-side statement timeout before a key whose write had an unknown outcome is trusted again.
+QUARANTINE_SLACK_S: Final = 1.0
+
+
+class Busy(Exception):
+    """The write-behind backlog of a prefix is full."""
+
+
+class CrossStore(Exception):
+    """One command or transaction writes to two stores."""
+
+
+class Unmapped(Exception):
+    """The key has the head of a rule with `unmapped = "reject"` but does not fit its template."""
+
+
+class Plan:
+    """What a command needs before and after it runs."""
+
+    __slots__ = ("locks", "must_load", "ready", "store_writes", "targets")
+
+    def __init__(self) -> None:
+        # Managed keys of the command, by key.
+        self.targets: dict[bytes, Target] = {}
+        # Of those, the ones whose old value the command needs.
+        self.must_load: dict[bytes, Target] = {}
+        # Keys to lock; empty for pure reads.
+        self.locks: set[bytes] = set()
+        # Nothing has to be waited for, neither before nor after.
+        self.ready = True
+        # Keys that the command may write and whose prefix writes to a store.
+        self.store_writes: dict[bytes, Target] = {}
+
+
+class Commit:
+    """An accepted set of changes: what goes to the store now, what is queued, what only memory gets."""
+
+    __slots__ = ("canonical", "deleted", "ops", "store", "sync_targets")
+
+    def __init__(self) -> None:
+        self.store: Store | None = None
+        self.ops: list[RowOp] = []
+        # Targets of `ops`, in the same order.
+        self.sync_targets: list[Target] = []
+        # Key → the value that memory gets: what the client wrote, as the store will show it.
+        self.canonical: dict[bytes, object] = {}
+        # Keys whose DELETE met a row.
+        self.deleted: set[bytes] = set()
+
+
+class Engine:
+    """The strategies over one database of the keyspace."""
+
+    def __init__(
+        self, rules: RuleTable, stores: dict[str, Store], memory: Memory, clock: Clock, random: Random
+    ) -> None:
+        self.rules = rules
+        self.stores = stores
+        self.memory = memory
+        self.clock = clock
+        self.random = random
+        # By the rule's name, the template's text.
+        self.prefixes: dict[str, ManagedPrefix] = {}
+        for rule in rules.rules:
+            self.prefixes[rule.name] = ManagedPrefix(rule, stores[rule.store] if rule.store else None)
+        # False: no rules at all, dispatch never asks.
+        self.active = bool(self.prefixes)
+        self.locks = KeyLocks()
+        self.loader = Loader(clock, self)
+        self.queues: dict[str, WriteBehind] = {}
+        self._open_queues()
+        # The last look at memory changed it (a stale copy dropped, a copy given new life): a reply computed before that
+        # look has to be computed again. Dispatch reads and clears it.
+        self.moved = False
+        # Key → server milliseconds until which a write of unknown outcome may still land.
+        self._quarantine: dict[bytes, int] = {}
+
+    def _open_queues(self) -> None:
+        for prefix in self.prefixes.values():
+            name = prefix.rule.store
+            if prefix.rule.write == WRITE_BEHIND and name not in self.queues:
+                self.queues[name] = WriteBehind(self.stores[name], self.clock, self.random, self._saved, self._died)
+
+    # -- which rule ---------------------------------------------------------------------------------------------------
+
+    def target(self, key: bytes) -> Target | None:
+        """The managed row that a key names, or None for a plain key. Raises Unmapped where the rule says `reject`."""
+        rule = self.rules.match(key)
+        if rule is None:
+            return None
+        prefix = self.prefixes[rule.template.text]
+        captures = rule.template.captures(key)
+        if captures is not None:
+            mapping = prefix.mapping
+            if mapping is not None:
+                row_key = mapping.row_key_of(key, captures)
+                if row_key is not None:
+                    return Target(key, prefix, row_key)
+            else:
+                # Not prepared yet, or no store: resolved again before a row is named (see `_resolve`).
+                return Target(key, prefix, ())
+        if rule.unmapped == "reject":
+            raise Unmapped(f"key does not fit the template {rule.name!r}")
+        return None
+
+    async def _resolve(self, target: Target) -> bool:
+        # A target made before its mapping was known. False: the key turns out to be unmapped.
+        if target.row_key == () and target.prefix.store is not None:
+            mapping = await target.prefix.prepare()
+            captures = target.prefix.rule.template.captures(target.key)
+            row_key = mapping.row_key_of(target.key, captures) if captures is not None else None
+            if row_key is None:
+                if target.prefix.rule.unmapped == "reject":
+                    raise Unmapped(f"key does not fit the template {target.prefix.rule.name!r}")
+                return False
+            target.row_key = row_key
+        return True
+
+    # -- plan ---------------------------------------------------------------------------------------------------------
+
+    def plan_read(self, keys: Iterable[bytes]) -> Plan | None:
+        """For a read that met a missing or ageing key: None when memory is right as it is."""
+        plan: Plan | None = None
+        for key in keys:
+            target = self._needs_load(key)
+            if target is not None:
+                if plan is None:
+                    plan = Plan()
+                    plan.ready = False
+                plan.must_load[key] = target
+                plan.targets[key] = target
+        return plan
+
+    def plan_write(self, plan: Plan, keys: Iterable[bytes], blind: bool) -> None:
+        """Add a command that may write `keys` to a plan; `blind`: it overwrites without looking."""
+        for key in keys:
+            target = plan.targets.get(key) or self.target(key)
+            if target is None:
+                continue
+            plan.targets[key] = target
+            rule = target.prefix.rule
+            if rule.saves:
+                plan.store_writes[key] = target
+                if target.row_key == () or rule.write != WRITE_BEHIND:
+                    plan.ready = False
+                elif not blind or self.queue_of(target.prefix).bytes_of(target.prefix) >= rule.max_dirty:
+                    if self._is_full(target.prefix):
+                        plan.ready = False
+            if not blind and target.prefix.store is not None and (rule.saves or rule.loads):
+                plan.must_load[key] = target
+                if self._missing(target):
+                    plan.ready = False
+
+    def plan_reads_of(self, plan: Plan, keys: Iterable[bytes]) -> None:
+        """Add a read command to a plan (a transaction)."""
+        for key in keys:
+            target = self._needs_load(key)
+            if target is not None:
+                plan.targets[key] = target
+                plan.must_load[key] = target
+                plan.ready = False
+
+    def finish_plan(self, plan: Plan, keys: Iterable[bytes]) -> bool:
+        """All commands are in: choose the locks. False when nobody need wait and no rule is concerned."""
+        if plan.store_writes and not plan.ready:
+            plan.locks.update(keys)
+        elif not self.locks.are_free(keys):
+            plan.locks.update(keys)
+            plan.ready = False
+        return bool(plan.targets) or bool(plan.locks)
+
+    def _needs_load(self, key: bytes) -> Target | None:
+        # Look at the entry first; the rule only when the entry cannot answer.
+        entry = self.memory.held(key)
+        now = self.memory.now_ms
+        if entry is not None and entry.deadline_ms > now:
+            lease = entry.lease
+            if lease is None:
+                return None
+            if lease.dirty_seq:
+                return None
+            if lease.generation == lease.prefix.generation and lease.until_ms > now:
+                if entry.soft_ms <= now:
+                    self._refresh(entry, lease)
+                return None
+        target = self.target(key)
+        if target is None or not target.prefix.rule.loads:
+            return None
+        return target if self._missing(target) else None
+
+    def _missing(self, target: Target) -> bool:
+        # Must the store be asked before anything can be said of this key? Unsaved changes → memory → negative → load.
+        key = target.key
+        prefix = target.prefix
+        entry = self.memory.held(key)
+        now = self.memory.now_ms
+        if entry is not None:
+            lease = entry.lease
+            if lease is not None and lease.dirty_seq:
+                if entry.deadline_ms <= now and not prefix.rule.generic:
+                    # The copy's time ran out, but the copy is the only place that has the value: it lives on.
+                    self._give_life(entry, lease, now)
+                return False
+            if entry.deadline_ms > now and (
+                lease is None or (lease.generation == prefix.generation and lease.until_ms > now)
+            ):
+                return False
+            if lease is not None and entry.deadline_ms > now:
+                # Too old to be served: nobody may see it, whatever the load brings.
+                self.memory.drop(key)
+                self.moved = True
+        if prefix.rule.write == WRITE_BEHIND and self.queue_of(prefix).unsaved(target) is not None:
+            # A tombstone, or a generic value whose own time has run out: absent, whatever the store still holds.
+            return False
+        if prefix.is_negative(key, now):
+            prefix.counters.negative_hits += 1
+            return False
+        return True
+
+    def _give_life(self, entry: Held, lease: Lease, now: int) -> None:
+        ttl_ms = self._ttl_ms(lease.prefix.rule)
+        lease.until_ms = now + ttl_ms if ttl_ms else NEVER
+        entry.deadline_ms = lease.until_ms
+        entry.soft_ms = lease.until_ms
+        self.moved = True
+        self.memory.refile(entry.key)
+
+    def queue_of(self, prefix: ManagedPrefix) -> WriteBehind:
+        """The write-behind queue of a prefix's store."""
+        return self.queues[prefix.rule.store]
+
+    def _is_full(self, prefix: ManagedPrefix) -> bool:
+        return prefix.rule.write == WRITE_BEHIND and self.queue_of(prefix).bytes_of(prefix) >= prefix.rule.max_dirty
+
+    # -- prepare ------------------------------------------------------------------------------------------------------
+
+    def prefetch(self, keys: Iterable[bytes]) -> None:
+        """Start loading keys that later commands of a pipeline will need; they find the flight or the entry."""
+        for key in keys:
+            try:
+                target = self._needs_load(key)
+            except Unmapped:
+                continue
+            if target is not None and target.row_key != () and key not in self._quarantine:
+                self.loader.request(target)
+
+    async def wait_for_room(self, plan: Plan) -> None:
+        """Backpressure, before any lock is taken. Raises Busy."""
+        for target in plan.store_writes.values():
+            prefix = target.prefix
+            if not self._is_full(prefix):
+                continue
+            began = self.clock.now_ms()
+            queue = self.queue_of(prefix)
+            if prefix.rule.on_full == "reject":
+                raise Busy(f"write-behind backlog of {prefix.rule.name} is full, try later")
+            queue.hurry()
+            roomy = await queue.wait_until(lambda prefix=prefix: not self._is_full(prefix), BLOCK_S)  # type: ignore[misc]
+            prefix.counters.backpressure_ms += self.clock.now_ms() - began
+            if not roomy:
+                raise Busy(f"write-behind backlog of {prefix.rule.name} is full, try later")
+
+    async def prepare(self, plan: Plan, view: View) -> None:
+        """Load what is missing and stage it. When this returns, nothing has run since the last look at memory."""
+        loaded: dict[bytes, tuple[Loaded | None, Flight]] = {}
+        for target in list(plan.targets.values()):
+            if not await self._resolve(target):
+                for keys in (plan.targets, plan.must_load, plan.store_writes):
+                    keys.pop(target.key, None)
+        if plan.store_writes:
+            await self._sit_out_quarantine(plan.store_writes)
+        while True:
+            missing = [target for key, target in plan.must_load.items() if key not in loaded and self._missing(target)]
+            if not missing:
+                break
+            flights = [(target, self._request(target)) for target in missing]
+            for target, flight in flights:
+                target.prefix.counters.misses += 1
+                try:
+                    result = await flight.wait(target.prefix.rule.load_timeout_s)
+                except LoadTimeout:
+                    target.prefix.counters.load_timeouts += 1
+                    raise
+                loaded[target.key] = (result, flight)
+        self._stage(plan, view, loaded)
+
+    def _request(self, target: Target) -> Flight:
+        if self._quarantine and target.key in self._quarantine:
+            # Pass through: the value is answered but, fenced at once, neither kept nor shared.
+            flight = self.loader.request(target)
+            self.loader.fence(target.key)
+            return flight
+        return self.loader.request(target)
+
+    def _stage(self, plan: Plan, view: View, loaded: dict[bytes, tuple[Loaded | None, Flight]]) -> None:
+        memory = self.memory
+        now = memory.now_ms
+        for key, (result, _) in loaded.items():
+            entry = memory.held(key)
+            if entry is not None and entry.deadline_ms > now:
+                # Cached by its flight, or written meanwhile: memory is at least as new.
+                continue
+            if result is None:
+                view.stage_absent(key)
+            else:
+                view.stage_loaded(key, result.kind, result.value, self._deadline(plan.targets[key].prefix, result, now))
+        for key, target in plan.targets.items():
+            if target.prefix.store is not None and not target.prefix.rule.generic:
+                view.managed.add(key)
+            if key in plan.store_writes and key not in plan.must_load:
+                if not self._known_absent(target):
+                    view.unknown.add(key)
+
+    def stage_now(self, plan: Plan, view: View) -> None:
+        """`prepare` for a plan that has nothing to wait for."""
+        self._stage(plan, view, {})
+
+    def _known_absent(self, target: Target) -> bool:
+        prefix = target.prefix
+        if prefix.rule.write == WRITE_BEHIND:
+            change = self.queue_of(prefix).unsaved(target)
+            if change is not None and change.verb == DELETE:
+                return True
+        return prefix.is_negative(target.key, self.memory.now_ms)
+
+    # -- commit -------------------------------------------------------------------------------------------------------
+
+    def accept(self, plan: Plan, view: View) -> Commit:
+        """Check every change against its mapping; raises RowRejected or CrossStore with nothing done."""
+        commit = Commit()
+        stores: set[str] = set()
+        offset_ms = self.clock.wall_offset_ms()
+        for key, change in view.changes.items():
+            target = plan.store_writes.get(key)
+            if target is None:
+                commit.canonical[key] = change.value
+                continue
+            mapping = target.prefix.mapping
+            assert mapping is not None
+            op, canonical = mapping.accept(target.row_key, change, offset_ms)
+            commit.canonical[key] = canonical
+            stores.add(target.prefix.rule.store)
+            if op is not None and target.prefix.rule.write != WRITE_BEHIND:
+                op.must_exist = True
+                commit.ops.append(op)
+                commit.sync_targets.append(target)
+                commit.store = target.prefix.store
+        if len(stores) > 1:
+            raise CrossStore("the keys belong to different stores: " + ", ".join(sorted(stores)))
+        return commit
+
+    async def apply(self, commit: Commit) -> list[Applied]:
+        """Write the synchronous part in one transaction. The caller must not be cancelled while this runs."""
+        store = commit.store
+        assert store is not None
+        for target in commit.sync_targets:
+            self.loader.begin_write(target.key)
+        try:
+            results = await store.apply(commit.ops, any(not op.exact for op in commit.ops))
+        except StoreTimeout:
+            for target in commit.sync_targets:
+                self._distrust(target)
+            raise
+        except StoreError:
+            for target in commit.sync_targets:
+                target.prefix.counters.write_errors += 1
+            raise
+        finally:
+            for target in commit.sync_targets:
+                self.loader.end_write(target.key)
+        for target, op, applied in zip(commit.sync_targets, commit.ops, results, strict=True):
+            if op.verb == ROW_DELETE and applied.found:
+                commit.deleted.add(target.key)
+            elif applied.row is not None:
+                assert target.prefix.mapping is not None
+                seen = target.prefix.mapping.value_of(target.row_key, applied.row)
+                if seen is not None:
+                    commit.canonical[target.key] = seen.value
+        return results
+
+    def forget_vanished(self, error: RowVanished, commit: Commit) -> None:
+        """Rows that were in memory are gone from the store: drop them, so that the command runs again on the truth."""
+        gone = set(error.keys)
+        for target in commit.sync_targets:
+            if target.row_key in gone:
+                self.loader.fence(target.key)
+                self.memory.drop(target.key)
+
+    def publish(self, plan: Plan, view: View, commit: Commit) -> None:
+        """Show the changes: everything at once, nothing in between."""
+        for key, change in view.changes.items():
+            target = plan.targets.get(key)
+            if target is None:
+                view.publish_plain(key)
+                continue
+            rule = target.prefix.rule
+            self.loader.fence(key)
+            target.prefix.forget_absent(key)
+            target.prefix.counters.writes += 1
+            if rule.write == WRITE_BEHIND:
+                self._publish(target, change, commit.canonical[key], self._queue(target, change, commit.canonical[key]))
+            elif rule.write == WRITE_AROUND:
+                self.memory.drop(key)
+                self.memory.touch_watchers(key)
+            else:
+                self._publish(target, change, commit.canonical[key], 0)
+                if change.verb == DELETE and rule.write == WRITE_THROUGH:
+                    target.prefix.remember_absent(key, self.memory.now_ms)
+
+    def _queue(self, target: Target, change: Change, canonical: object) -> int:
+        # EXPIRY of a mapped row concerns the cached copy alone.
+        if change.verb == EXPIRY and not target.prefix.rule.generic:
+            return 0
+        queued = Change(
+            change.key, change.verb, change.kind, canonical, change.members, change.deadline_ms, change.existed
+        )
+        return self.queue_of(target.prefix).add(target, queued, _weight(canonical))
+
+    def _publish(self, target: Target, change: Change, value: object, seq: int) -> None:
+        memory = self.memory
+        key = target.key
+        prefix = target.prefix
+        old = memory.held(key)
+        old_lease = old.lease if old is not None else None
+        if change.verb == DELETE:
+            if not memory.remove(key):
+                memory.drop(key)
+            return
+        now = memory.now_ms
+        deadline_ms = change.deadline_ms
+        if change.verb == EXPIRY and deadline_ms <= now and seq == 0:
+            if old_lease is None or not old_lease.dirty_seq:
+                memory.drop(key)
+            return
+        ttl_ms = self._ttl_ms(prefix.rule)
+        until_ms = now + ttl_ms if ttl_ms else NEVER
+        if not prefix.rule.generic:
+            # The deadline of a mapped row is its copy's lifetime; NEVER from a writer means "the default".
+            if deadline_ms == NEVER and change.verb == WRITE:
+                deadline_ms = until_ms
+            else:
+                until_ms = deadline_ms
+        entry = memory.put(key, change.kind, value, deadline_ms, b"set")
+        cost_ms = old_lease.cost_ms if old_lease is not None else 0.0
+        lease = Lease(prefix, now, cost_ms, ttl_ms, until_ms)
+        lease.dirty_seq = seq or (old_lease.dirty_seq if old_lease is not None else 0)
+        self._attach(entry, lease, now)
+
+    def _attach(self, entry: Held, lease: Lease, now: int) -> None:
+        entry.lease = lease
+        entry.soft_ms = min(entry.deadline_ms, lease.until_ms)
+        rule = lease.prefix.rule
+        if rule.read == REFRESH_AHEAD and lease.ttl_ms:
+            entry.soft_ms = min(entry.soft_ms, now + int(lease.ttl_ms * rule.refresh_at))
+        self.memory.refile(entry.key)
+
+    def after_plain_write(self, plan: Plan) -> None:
+        """A command wrote keys whose rule keeps writes in memory: they get the default lifetime, loads are fenced."""
+        memory = self.memory
+        now = memory.now_ms
+        for key, target in plan.targets.items():
+            prefix = target.prefix
+            self.loader.fence(key)
+            prefix.forget_absent(key)
+            entry = memory.held(key)
+            if entry is None or entry.lease is not None:
+                continue
+            prefix.counters.writes += 1
+            ttl_ms = self._ttl_ms(prefix.rule)
+            if entry.deadline_ms == NEVER and ttl_ms:
+                entry.deadline_ms = now + ttl_ms
+            self._attach(entry, Lease(prefix, now, 0.0, ttl_ms, entry.deadline_ms), now)
+
+    def _distrust(self, target: Target) -> None:
+        # The write may still land: drop the key, serve it uncached, and let writes wait until it must be over.
+        target.prefix.counters.unknown_outcomes += 1
+        self.memory.drop(target.key)
+        self.memory.touch_watchers(target.key)
+        target.prefix.forget_absent(target.key)
+        slack_s = getattr(target.prefix.store, "statement_timeout_s", 0.0) + QUARANTINE_SLACK_S
+        self._quarantine[target.key] = self.clock.now_ms() + int(slack_s * 1000)
+
+    async def _sit_out_quarantine(self, keys: Iterable[bytes]) -> None:
+        if not self._quarantine:
+            return
+        for key in keys:
+            until = self._quarantine.get(key)
+            if until is not None:
+                wait_ms = until - self.clock.now_ms()
+                if wait_ms > 0:
+                    await self.clock.sleep(wait_ms / 1000)
+                self._quarantine.pop(key, None)
+
+    # -- what loads and flushes report --------------------------------------------------------------------------------
+
+    def loaded(self, flight: Flight) -> None:
+        """A load's answer may be cached (Installer)."""
+        target = flight.target
+        key = target.key
+        prefix = target.prefix
+        memory = self.memory
+        now = self.clock.now_ms()
+        entry = memory.held(key)
+        if entry is not None and entry.lease is not None and entry.lease.dirty_seq:
+            return
+        if key in self._quarantine:
+            if self._quarantine[key] > now:
+                return
+            del self._quarantine[key]
+        result = flight.result
+        if flight.refresh:
+            prefix.counters.refreshes += 1
+            if result is None:
+                prefix.counters.refreshes_dropped += 1
+            elif entry is not None and entry.value != result.value:
+                prefix.counters.refreshes_changed += 1
+        if result is None:
+            if entry is not None:
+                memory.drop(key)
+            prefix.remember_absent(key, now)
+            return
+        prefix.forget_absent(key)
+        ttl_ms = self._ttl_ms(prefix.rule)
+        until_ms = now + ttl_ms if ttl_ms else NEVER
+        deadline_ms = result.expires_ms - self.clock.wall_offset_ms() if result.expires_ms != NEVER else NEVER
+        if not prefix.rule.generic:
+            deadline_ms = until_ms
+        entry = memory.install(key, result.kind, result.value, deadline_ms)
+        self._attach(entry, Lease(prefix, now, flight.cost_ms, ttl_ms, until_ms), now)
+
+    def load_failed(self, flight: Flight) -> None:
+        """A load ended in an error (Installer). A refresh keeps the old value and backs off."""
+        if not flight.refresh:
+            return
+        entry = self.memory.held(flight.target.key)
+        if entry is None or entry.lease is None:
+            return
+        lease = entry.lease
+        now = self.clock.now_ms()
+        pause_ms = REFRESH_BACKOFF_FIRST_MS * (1 + self.random.random())
+        if lease.ttl_ms:
+            pause_ms = min(pause_ms, lease.ttl_ms)
+        lease.refreshing = False
+        entry.soft_ms = min(entry.deadline_ms, lease.until_ms, now + int(pause_ms))
+
+    def _refresh(self, entry: Held, lease: Lease) -> None:
+        # Near the end of its life and read again: renew it in the background, once.
+        entry.soft_ms = min(entry.deadline_ms, lease.until_ms)
+        if lease.refreshing or self._quarantine and entry.key in self._quarantine:
+            return
+        target = self.target(entry.key)
+        if target is None or target.row_key == ():
+            return
+        lease.refreshing = True
+        self.loader.request(target, refresh=True)
+
+    def _saved(self, saved: Saved) -> None:
+        pending = saved.pending
+        target = pending.target
+        entry = self.memory.held(target.key)
+        if entry is None:
+            if pending.change.verb == DELETE:
+                target.prefix.remember_absent(target.key, self.clock.now_ms())
+            return
+        lease = entry.lease
+        if lease is None or lease.dirty_seq != pending.seq:
+            return
+        lease.dirty_seq = 0
+        row = saved.applied.row
+        if row is not None and target.prefix.mapping is not None:
+            seen = target.prefix.mapping.value_of(target.row_key, row)
+            if seen is not None and seen.value != entry.value:
+                # The database made something else of it (a default, a trigger, rounding): that is the value now.
+                fresh = self.memory.put(target.key, seen.kind, seen.value, entry.deadline_ms, b"set")
+                self._attach(fresh, lease, self.clock.now_ms())
+                entry = fresh
+        self.memory.unpinned(target.key)
+
+    def _died(self, pending: Pending) -> None:
+        # A dead letter: the database refused the value for good.
+        target = pending.target
+        entry = self.memory.held(target.key)
+        if entry is None or entry.lease is None:
+            return
+        entry.lease.dirty_seq = 0
+        if target.prefix.rule.on_dead == "drop":
+            self.memory.drop(target.key)
+            self.memory.touch_watchers(target.key)
+        else:
+            self.memory.unpinned(target.key)
+
+    # -- lifetimes ----------------------------------------------------------------------------------------------------
+
+    def _ttl_ms(self, rule: PrefixRule) -> int:
+        # The default lifetime, spread by the jitter so that keys loaded together do not expire together.
+        ttl_ms = rule.ttl_s * 1000
+        if not ttl_ms:
+            return 0
+        if rule.ttl_jitter:
+            ttl_ms *= 1 + rule.ttl_jitter * (2 * self.random.random() - 1)
+        return max(1, int(ttl_ms))
+
+    def _deadline(self, prefix: ManagedPrefix, loaded: Loaded, now: int) -> int:
+        # The deadline that a command sees on a value that was loaded for it and not cached.
+        if prefix.rule.generic:
+            if loaded.expires_ms == NEVER:
+                return NEVER
+            return loaded.expires_ms - self.clock.wall_offset_ms()
+        ttl_ms = self._ttl_ms(prefix.rule)
+        return now + ttl_ms if ttl_ms else NEVER
+
+    # -- on request ---------------------------------------------------------------------------------------------------
+
+    async def load(self, keys: Iterable[bytes]) -> int:
+        """Load or reload from the store now (CACHE.LOAD); how many rows were found. Unsaved changes are kept."""
+        flights: list[Flight] = []
+        for key in keys:
+            target = self.target(key)
+            if target is None or target.prefix.store is None or not await self._resolve(target):
+                continue
+            entry = self.memory.held(key)
+            if entry is not None and entry.lease is not None and entry.lease.dirty_seq:
+                continue
+            self.loader.fence(key)
+            flights.append(self._request(target))
+        found = 0
+        for flight in flights:
+            found += await flight.wait(flight.target.prefix.rule.load_timeout_s) is not None
+        return found
+
+    def invalidate(self, key: bytes) -> bool:
+        """Drop a key from memory only; True when something was dropped. Unsaved changes stay."""
+        self.loader.fence(key)
+        rule = self.rules.match(key)
+        if rule is not None:
+            prefix = self.prefixes[rule.name]
+            prefix.forget_absent(key)
+            prefix.counters.invalidations += 1
+        entry = self.memory.held(key)
+        if entry is None or (entry.lease is not None and entry.lease.dirty_seq):
+            return False
+        self.memory.drop(key)
+        self.memory.touch_watchers(key)
+        return True
+
+    def forget_all(self) -> None:
+        """Memory was emptied: loads under way are too old, negatives void."""
+        self.loader.fence_all()
+        for prefix in self.prefixes.values():
+            prefix.negatives.clear()
+
+    def unsaved(self) -> int:
+        """Keys with changes that no store has yet."""
+        return sum(queue.count() for queue in self.queues.values())
+
+    # -- start and stop -----------------------------------------------------------------------------------------------
+
+    async def open(self) -> list[str]:
+        """Open the stores and compare every mapping with the live schema; the problems found, as sentences.
+
+        A store that cannot be reached is no problem of the configuration: its prefixes are prepared on first use.
+        """
+        problems: list[str] = []
+        for store in self.stores.values():
+            await store.open()
+        for prefix in self.prefixes.values():
+            if prefix.store is None:
+                continue
+            try:
+                await prefix.prepare()
+            except StoreRejected as error:
+                problems.append(error.message)
+            except StoreError as error:
+                log.warning("store %s cannot be reached yet: %s", prefix.rule.store, error)
+        return problems
+
+    async def reload(self, rules: RuleTable, timeout_s: float) -> list[str]:
+        """Put other rules in force; the problems for which nothing was changed, as sentences.
+
+        A rule that is the same as before keeps its counters and its cached values. What was cached under a rule that
+        changes is void; its unsaved writes are saved first, because they were promised under the old rule.
+        """
+        prefixes: dict[str, ManagedPrefix] = {}
+        problems: list[str] = []
+        for rule in rules.rules:
+            old = self.prefixes.get(rule.name)
+            if old is not None and old.rule == rule:
+                prefixes[rule.name] = old
+                continue
+            if rule.store and rule.store not in self.stores:
+                problems.append(f"prefix {rule.name!r}: the new store {rule.store!r} needs a restart")
+                continue
+            fresh = prefixes[rule.name] = ManagedPrefix(rule, self.stores[rule.store] if rule.store else None)
+            try:
+                if fresh.store is not None:
+                    await fresh.prepare()
+            except StoreError as error:
+                problems.append(str(error))
+        leaving = [prefix for name, prefix in self.prefixes.items() if prefixes.get(name) is not prefix]
+        if not problems:
+            for prefix in leaving:
+                queue = self.queues.get(prefix.rule.store)
+                if queue is not None:
+                    await queue.flush(prefix, timeout_s)
+            problems += [
+                f"prefix {prefix.rule.name!r} has unsaved changes that cannot be saved now"
+                for prefix in leaving
+                if prefix.rule.store in self.queues and self.queue_of(prefix).count(prefix)
+            ]
+        if problems:
+            return problems
+        for prefix in leaving:
+            prefix.generation += 1
+            prefix.negatives.clear()
+            self.loader.fence_prefix(prefix)
+        self.rules = rules
+        self.prefixes = prefixes
+        self.active = bool(prefixes) or self.active
+        self._open_queues()
+        return []
+
+    async def close(self, timeout_s: float) -> int:
+        """Flush within `timeout_s` seconds and close the stores; the number of unsaved keys left behind."""
+        left = 0
+        for queue in self.queues.values():
+            left += await queue.close(timeout_s)
+        await self.loader.close()
+        for store in self.stores.values():
+            await store.close(2.0)
+        return left
+
+
+def _weight(value: object) -> int:
+    # Bytes of a value for the backlog's limit: strings exactly, hashes by their fields.
+    if isinstance(value, bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(field) + len(item) for field, item in value.items())
+    return 0

@@ -1,0 +1,32 @@
+"""Lease: what a managed entry knows about its own life (strategies.md, "the entry's clock").
+
+A plain key has none. The keyspace carries a Lease and counts hits on it; the engine does everything else.
+"""
+
+from __future__ import annotations
+
+from persistence.managed import ManagedPrefix
+
+
+class Lease:
+    """When an entry was loaded, what the load cost, how long it may be served, and what the database lacks of it."""
+
+    __slots__ = ("cost_ms", "dirty_seq", "generation", "loaded_ms", "prefix", "refreshing", "ttl_ms", "until_ms")
+
+    def __init__(self, prefix: ManagedPrefix, loaded_ms: int, cost_ms: float, ttl_ms: int, until_ms: int) -> None:
+        self.prefix = prefix
+        # The prefix's generation when this was made; a higher one there voids the entry.
+        self.generation = prefix.generation
+        # Server milliseconds of the load or of the write that made the value.
+        self.loaded_ms = loaded_ms
+        # Duration of the statement that loaded it: what a hit saves.
+        self.cost_ms = cost_ms
+        # Lifetime in the cache, jitter included; 0 means unlimited.
+        self.ttl_ms = ttl_ms
+        # Server milliseconds after which the copy may not be served. For mapped rows this is the entry's deadline too;
+        # a generic row has a deadline of its own, which is data.
+        self.until_ms = until_ms
+        # Sequence of its newest unsaved change; 0 when the database has everything.
+        self.dirty_seq = 0
+        # A background refresh is under way.
+        self.refreshing = False

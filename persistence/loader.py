@@ -1,0 +1,257 @@
+"""Loader: many misses, one statement; one load per key, however many ask.
+
+Problem. A thousand clients miss the same key, or a hundred keys at once. Each miss as a statement of its own would be a
+stampede; waiting an artificial moment to collect a batch would slow down the lone client.
+
+Method. A miss becomes a Flight, found by its key; later askers join it. Flights gather until the loop has served
+everything that is ready, then become one statement per prefix. While as many statements run as are allowed, new flights
+go on gathering, so batches grow with the load by themselves.
+
+The epoch check. A load that was issued before a write may read the old row and would install it after the write:
+
+    1. GET   flight issued, the statement reads v1
+    2. SET   commits v2, publishes v2 in memory, is acknowledged
+    3. GET   the statement's answer v1 arrives … and would replace v2
+
+So every write, delete and invalidation *fences* the key: the flight under way still answers those who wait for it (they
+asked before the write was acknowledged), but is neither cached nor joined by anybody who asks later. A fence is the
+per-key epoch of the design, kept only for keys that are being loaded: bumping a number that nobody compares is a no-op.
+While a write is in flight nothing is installed for its key either, because the row may or may not be committed yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import Final, Protocol
+
+from persistence.errors import LoadTimeout, StoreError, StoreRejected
+from persistence.managed import ManagedPrefix, Target
+from persistence.mapping import Loaded
+from persistence.seams import Clock
+
+log = logging.getLogger("forebay.loader")
+
+# Statements in flight per prefix. Two keep the database busy while we digest the last answer; more would only make
+# batches smaller.
+STATEMENTS_IN_FLIGHT: Final = 2
+
+
+class Installer(Protocol):
+    """Who puts loaded values into memory."""
+
+    def loaded(self, flight: Flight) -> None:
+        """A flight's answer may be cached; called before those who wait for it wake up."""
+
+    def load_failed(self, flight: Flight) -> None:
+        """A flight ended with `flight.error`."""
+
+
+class Flight:
+    """One key being loaded."""
+
+    __slots__ = ("cost_ms", "done", "error", "fenced", "refresh", "result", "target", "waiters")
+
+    def __init__(self, target: Target, refresh: bool) -> None:
+        self.target = target
+        # A background refresh: nobody waited when it began.
+        self.refresh = refresh
+        # The key was written or invalidated since the flight began.
+        self.fenced = False
+        self.done = False
+        # The row's value; None when there is no such row.
+        self.result: Loaded | None = None
+        self.error: StoreError | None = None
+        self.cost_ms = 0.0
+        self.waiters: list[asyncio.Future[None]] = []
+
+    async def wait(self, timeout_s: float) -> Loaded | None:
+        """The value, or None for no such row; raises the load's error, or LoadTimeout after `timeout_s` seconds."""
+        if not self.done:
+            loop = asyncio.get_running_loop()
+            turn: asyncio.Future[None] = loop.create_future()
+            self.waiters.append(turn)
+            timer = loop.call_later(timeout_s, _expire, turn)
+            try:
+                await turn
+            finally:
+                timer.cancel()
+                if not self.done and turn in self.waiters:
+                    self.waiters.remove(turn)
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+    def land(self) -> None:
+        """Wake everybody who waits."""
+        self.done = True
+        waiters, self.waiters = self.waiters, []
+        for turn in waiters:
+            if not turn.done():
+                turn.set_result(None)
+
+
+def _expire(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_exception(LoadTimeout("the load did not finish in time"))
+
+
+class Loader:
+    """All loads under way, for all prefixes."""
+
+    __slots__ = ("_clock", "_flights", "_gathering", "_installer", "_running", "_scheduled", "_tasks", "_writing")
+
+    def __init__(self, clock: Clock, installer: Installer) -> None:
+        self._clock = clock
+        self._installer = installer
+        # Key → the flight that a new asker may join.
+        self._flights: dict[bytes, Flight] = {}
+        self._gathering: dict[ManagedPrefix, deque[Flight]] = {}
+        self._running: dict[ManagedPrefix, int] = {}
+        self._scheduled: set[ManagedPrefix] = set()
+        # Key → writes whose outcome is not published yet.
+        self._writing: dict[bytes, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def request(self, target: Target, refresh: bool = False) -> Flight:
+        """The flight that answers this key: one under way, or a new one."""
+        flight = self._flights.get(target.key)
+        if flight is not None:
+            if not refresh:
+                target.prefix.counters.loads_shared += 1
+            return flight
+        flight = Flight(target, refresh)
+        self._flights[target.key] = flight
+        prefix = target.prefix
+        prefix.counters.loads += 1
+        waiting = self._gathering.get(prefix)
+        if waiting is None:
+            waiting = self._gathering[prefix] = deque()
+        waiting.append(flight)
+        self._schedule(prefix)
+        return flight
+
+    def fence(self, key: bytes) -> None:
+        """The key changes: what is being loaded for it is too old to be kept or to be given to later askers."""
+        flight = self._flights.pop(key, None)
+        if flight is not None:
+            flight.fenced = True
+
+    def fence_prefix(self, prefix: ManagedPrefix) -> None:
+        """`fence` for every key of a prefix. O(loads under way)."""
+        for key in [key for key, flight in self._flights.items() if flight.target.prefix is prefix]:
+            self.fence(key)
+
+    def fence_all(self) -> None:
+        """`fence` for every key."""
+        for key in list(self._flights):
+            self.fence(key)
+
+    def begin_write(self, key: bytes) -> None:
+        """A write of the key is on its way to the store."""
+        self.fence(key)
+        self._writing[key] = self._writing.get(key, 0) + 1
+
+    def end_write(self, key: bytes) -> None:
+        """The write is published, refused, or its outcome unknown."""
+        self.fence(key)
+        left = self._writing[key] - 1
+        if left:
+            self._writing[key] = left
+        else:
+            del self._writing[key]
+
+    def is_writing(self, key: bytes) -> bool:
+        """Is a write of the key in flight?"""
+        return key in self._writing
+
+    def loading(self) -> int:
+        """Keys being loaded now."""
+        return len(self._flights)
+
+    async def close(self) -> None:
+        """Wait until the statements under way have ended."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # -- batches ------------------------------------------------------------------------------------------------------
+
+    def _schedule(self, prefix: ManagedPrefix) -> None:
+        if prefix not in self._scheduled and self._running.get(prefix, 0) < STATEMENTS_IN_FLIGHT:
+            self._scheduled.add(prefix)
+            asyncio.get_running_loop().call_soon(self._launch, prefix)
+
+    def _launch(self, prefix: ManagedPrefix) -> None:
+        self._scheduled.discard(prefix)
+        waiting = self._gathering[prefix]
+        while waiting and self._running.get(prefix, 0) < STATEMENTS_IN_FLIGHT:
+            batch = [waiting.popleft() for _ in range(min(len(waiting), prefix.rule.load_batch))]
+            self._running[prefix] = self._running.get(prefix, 0) + 1
+            task = asyncio.get_running_loop().create_task(self._fly(prefix, batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _fly(self, prefix: ManagedPrefix, batch: list[Flight]) -> None:
+        try:
+            await self._load(prefix, batch)
+        except StoreError as error:
+            prefix.counters.load_errors += 1
+            self._fail(batch, error)
+        except Exception:
+            # A bug of ours must not leave clients waiting for ever.
+            log.exception("loading %d keys of %s failed", len(batch), prefix.rule.name)
+            self._fail(batch, StoreRejected("XX000", "internal error while loading"))
+        finally:
+            self._running[prefix] -= 1
+            if self._gathering[prefix]:
+                self._schedule(prefix)
+
+    async def _load(self, prefix: ManagedPrefix, batch: list[Flight]) -> None:
+        mapping = await prefix.prepare()
+        store = prefix.store
+        assert store is not None
+        began = self._clock.now_ms()
+        counters = prefix.counters
+        counters.load_statements += 1
+        rows = await store.load_many(mapping, [flight.target.row_key for flight in batch])
+        cost_ms = float(self._clock.now_ms() - began)
+        counters.load_ms_total += cost_ms
+        counters.load_rows += len(rows)
+        wall_ms = self._clock.now_ms() + self._clock.wall_offset_ms()
+        for flight in batch:
+            row_key = flight.target.row_key
+            row = rows.get(row_key)
+            flight.cost_ms = cost_ms
+            if row is not None:
+                try:
+                    loaded = mapping.value_of(row_key, row)
+                except StoreError as error:
+                    counters.load_errors += 1
+                    self._fail([flight], error)
+                    continue
+                # A generic row whose time has run out reads as absent.
+                if loaded is not None and loaded.expires_ms > wall_ms:
+                    flight.result = loaded
+            self._land(flight)
+
+    def _land(self, flight: Flight) -> None:
+        key = flight.target.key
+        if flight.fenced or key in self._writing:
+            flight.target.prefix.counters.loads_fenced += 1
+        else:
+            self._installer.loaded(flight)
+        self._release(flight)
+
+    def _fail(self, batch: list[Flight], error: StoreError) -> None:
+        for flight in batch:
+            if not flight.done:
+                flight.error = error
+                self._installer.load_failed(flight)
+                self._release(flight)
+
+    def _release(self, flight: Flight) -> None:
+        key = flight.target.key
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+        flight.land()

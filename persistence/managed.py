@@ -1,0 +1,160 @@
+"""ManagedPrefix: a prefix rule at work, with its store, its mapping, its counters and its generation."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from persistence.errors import MappingRejected
+from persistence.mapping import Mapping, MappingError, build_mapping
+from persistence.prefixes import PrefixRule
+from persistence.rows import RowKey
+from persistence.stores.base import Store
+
+# "No such row" is remembered for at most this many keys of a prefix: about 10 MB.
+NEGATIVE_BUDGET = 65_536
+
+
+class Counters:
+    """The counters of one prefix, named as CACHE.INFO and the metrics show them. All start at zero and only grow."""
+
+    __slots__ = (
+        "backpressure_ms",
+        "coalesced",
+        "conflicts",
+        "dead_letters",
+        "evictions",
+        "expirations",
+        "flush_batches",
+        "flush_rows",
+        "hits",
+        "invalidations",
+        "load_errors",
+        "load_ms_total",
+        "load_rows",
+        "load_statements",
+        "load_timeouts",
+        "loads",
+        "loads_fenced",
+        "loads_shared",
+        "misses",
+        "negative_hits",
+        "refreshes",
+        "refreshes_changed",
+        "refreshes_dropped",
+        "retries",
+        "saved_db_ms",
+        "stale_hits",
+        "unknown_outcomes",
+        "write_errors",
+        "writes",
+    )
+
+    def __init__(self) -> None:
+        self.hits = 0
+        self.stale_hits = 0
+        self.negative_hits = 0
+        self.misses = 0
+        # Keys for which a load was started, SQL statements sent for them, and keys that they answered.
+        self.loads = 0
+        self.load_statements = 0
+        self.load_rows = 0
+        self.load_errors = 0
+        self.load_timeouts = 0
+        # Requests that waited for somebody else's load.
+        self.loads_shared = 0
+        # Loads that a write overtook: answered, not cached.
+        self.loads_fenced = 0
+        self.load_ms_total = 0.0
+        self.refreshes = 0
+        self.refreshes_changed = 0
+        self.refreshes_dropped = 0
+        self.writes = 0
+        self.write_errors = 0
+        self.unknown_outcomes = 0
+        self.flush_batches = 0
+        self.flush_rows = 0
+        self.coalesced = 0
+        self.retries = 0
+        self.dead_letters = 0
+        self.conflicts = 0
+        self.backpressure_ms = 0.0
+        self.evictions = 0
+        self.expirations = 0
+        self.invalidations = 0
+        # Sum over hits of what the entry's last load cost.
+        self.saved_db_ms = 0.0
+
+
+class Target:
+    """A key that a rule manages: which prefix, and which row it names."""
+
+    __slots__ = ("key", "prefix", "row_key")
+
+    def __init__(self, key: bytes, prefix: ManagedPrefix, row_key: RowKey) -> None:
+        self.key = key
+        self.prefix = prefix
+        self.row_key = row_key
+
+
+class ManagedPrefix:
+    """A rule, what it needs to act, and what it has counted."""
+
+    __slots__ = ("counters", "generation", "mapping", "negatives", "rule", "stopped", "store")
+
+    def __init__(self, rule: PrefixRule, store: Store | None) -> None:
+        self.rule = rule
+        # None only when both strategies are cache-aside.
+        self.store = store
+        # Known once the live schema has been seen (`prepare`).
+        self.mapping: Mapping | None = None
+        self.counters = Counters()
+        # Raised to void everything cached before.
+        self.generation = 0
+        # Key → server milliseconds until which "no such row" holds; oldest first.
+        self.negatives: OrderedDict[bytes, int] = OrderedDict()
+        # Why the store refuses this mapping altogether; empty when it does not.
+        self.stopped = ""
+
+    async def prepare(self) -> Mapping:
+        """The mapping, built from the live schema on first use. Raises StoreDown, or MappingRejected with the reason."""
+        if self.mapping is None:
+            store = self.store
+            if store is None:
+                raise MappingRejected("42000", f"prefix {self.rule.name!r} has no store")
+            rule = self.rule
+            try:
+                if rule.generic:
+                    await store.create_generic()
+                    shape = await store.describe("forebay_kv")
+                elif rule.load and not rule.table:
+                    shape = await store.describe_query(rule.load, len(rule.template.names))
+                else:
+                    shape = await store.describe(rule.table)
+                self.mapping = build_mapping(rule, shape, store.dialect)
+            except MappingError as error:
+                raise MappingRejected("42000", f"prefix {rule.name!r}: {error}") from error
+        return self.mapping
+
+    def is_negative(self, key: bytes, now_ms: int) -> bool:
+        """Is it remembered that the store has no such row?"""
+        until = self.negatives.get(key)
+        if until is None:
+            return False
+        if until <= now_ms:
+            del self.negatives[key]
+            return False
+        return True
+
+    def remember_absent(self, key: bytes, now_ms: int) -> None:
+        """The store has no such row; remember it for `negative_ttl`."""
+        if self.rule.negative_ttl_s <= 0:
+            return
+        self.negatives.pop(key, None)
+        self.negatives[key] = now_ms + int(self.rule.negative_ttl_s * 1000)
+        if len(self.negatives) > NEGATIVE_BUDGET:
+            self.negatives.popitem(last=False)
+
+    def forget_absent(self, key: bytes) -> None:
+        """The key was written, invalidated or loaded."""
+        if self.negatives:
+            self.negatives.pop(key, None)

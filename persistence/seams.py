@@ -1,0 +1,91 @@
+"""The seams: what the engine is given instead of reaching for it.
+
+Clock, Random and Store are passed in, so that a simulation can run the real engine under a clock that it moves, faults
+that it chooses and a memory that it inspects. `Memory`, `Held` and `View` say what the engine needs of the keyspace,
+which is built elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from persistence.change import Change
+from persistence.lease import Lease
+
+
+class Clock(Protocol):
+    """Time. Server milliseconds are monotonic; only persisted times and EXPIREAT touch the wall clock."""
+
+    def now_ms(self) -> int:
+        """Server milliseconds, never going back."""
+
+    def wall_offset_ms(self) -> int:
+        """What to add to server milliseconds to get Unix milliseconds."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after that long."""
+
+
+class Random(Protocol):
+    """Randomness: the part of random.Random that jitter needs."""
+
+    def random(self) -> float:
+        """A float, 0 ≤ x < 1."""
+
+
+class Held(Protocol):
+    """An entry in memory, as the engine sees it."""
+
+    key: bytes
+    kind: int
+    value: object
+    deadline_ms: int
+    soft_ms: int
+    lease: Lease | None
+
+
+class Memory(Protocol):
+    """The database of the keyspace in which prefix rules act."""
+
+    now_ms: int
+
+    def held(self, key: bytes) -> Held | None:
+        """The entry, even past its deadline."""
+
+    def put(self, key: bytes, kind: int, value: object, deadline_ms: int, event: bytes) -> Held:
+        """A client's write: watchers are told."""
+
+    def install(self, key: bytes, kind: int, value: object, deadline_ms: int) -> Held:
+        """A loaded value: nobody is told."""
+
+    def drop(self, key: bytes) -> Held | None:
+        """Take an entry out of memory: nobody is told."""
+
+    def remove(self, key: bytes, event: bytes = b"del") -> bool:
+        """A client's delete: watchers are told."""
+
+    def touch_watchers(self, key: bytes) -> None:
+        """Tell those who WATCH the key that it changed."""
+
+    def refile(self, key: bytes) -> None:
+        """The entry's lease or deadline changed: the expiry wheel must know."""
+
+    def unpinned(self, key: bytes) -> None:
+        """The entry's unsaved change reached the store: it may be evicted again."""
+
+
+class View(Protocol):
+    """The staged copies on which one command or transaction runs."""
+
+    changes: dict[bytes, Change]
+    unknown: set[bytes]
+    managed: set[bytes]
+
+    def stage_loaded(self, key: bytes, kind: int, value: object, deadline_ms: int) -> None:
+        """The command sees this value."""
+
+    def stage_absent(self, key: bytes) -> None:
+        """The command sees no such key."""
+
+    def publish_plain(self, key: bytes) -> None:
+        """Carry a change of an unmanaged key into memory."""

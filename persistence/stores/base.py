@@ -1,0 +1,80 @@
+"""The Store protocol: everything the engine knows about a backing store.
+
+A store speaks rows: tuples of Python values in the order of a mapping's columns. It knows nothing of Redis types, keys,
+TTLs or strategies. SQL text comes from persistence/mapping.py (the only place where identifiers are quoted); a store
+executes it, batches it and translates its driver's errors into persistence/errors.py.
+
+Every store passes the one contract suite in tests/persistence/test_store_contract.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from persistence.mapping import Mapping, RowOp
+from persistence.rows import RelationShape, Row, RowKey
+
+
+class Applied:
+    """What became of one RowOp: did it meet a row, and the row as the database holds it now (None if not asked)."""
+
+    __slots__ = ("found", "row")
+
+    def __init__(self, found: bool, row: Row | None) -> None:
+        # REPLACE: always True. UPDATE: a row was there. DELETE: a row was there and is gone.
+        self.found = found
+        # After REPLACE and UPDATE on mappings that ask for it: every mapped column, as a load would return it.
+        self.row = row
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """Counters since start; statements are SQL statements sent, not rows."""
+
+    load_statements: int
+    write_statements: int
+    transactions: int
+    errors: int
+
+
+class Store(Protocol):
+    """A backing store. All methods may be called concurrently from one event loop."""
+
+    name: str  # the name under [stores.*]
+    dialect: str  # "postgresql", "sqlite" or "memory": which SQL the mapping has to write
+
+    async def open(self) -> None:
+        """Make the store usable. Does not fail when the server is down: the first statement does, with StoreDown."""
+
+    async def close(self, timeout_s: float) -> None:
+        """Finish what runs within `timeout_s` seconds, then cut."""
+
+    async def ping(self) -> None:
+        """One round trip; raises StoreDown or StoreTimeout."""
+
+    async def describe(self, relation: str) -> RelationShape:
+        """The live shape of a table or view; MappingRejected (42P01) when there is none."""
+
+    async def describe_query(self, sql: str, key_arrays: int) -> RelationShape:
+        """The columns that a custom `load` statement returns; it takes `key_arrays` array parameters."""
+
+    async def create_generic(self) -> None:
+        """Create `forebay_kv` unless it exists."""
+
+    async def load_many(self, mapping: Mapping, keys: Sequence[RowKey]) -> dict[RowKey, Row]:
+        """The rows of those keys that exist, by key: one statement, whatever the number of keys."""
+
+    async def apply(self, ops: Sequence[RowOp], want_rows: bool) -> list[Applied]:
+        """Write all rows in one transaction, or none. One statement per (mapping, verb, columns) group, not per row.
+
+        No key occurs twice in `ops`. With `want_rows` the after-image of each REPLACE and UPDATE comes back.
+        Raises RowRejected, MappingRejected, RowVanished, StoreDown (nothing changed) or StoreTimeout (unknown).
+        """
+
+    async def reap_generic(self, now_ms: int, limit: int) -> int:
+        """Delete up to `limit` rows of `forebay_kv` whose `expires_at` has passed; how many were deleted."""
+
+    def stats(self) -> StoreStats:
+        """Counters since start."""

@@ -1,0 +1,113 @@
+"""Background: what happens without a command. Two loops, each bounded in what one turn may cost.
+
+    ten times a second   active expiry (in slices of about a millisecond), room for what was loaded
+    once a second        clients that idle, do not authenticate or do not read; the generic table's expired rows
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from persistence.errors import StoreError
+from persistence.prefixes import CACHE_ASIDE
+from protocol.limits import AUTHENTICATION_SECONDS
+from server.config import Config
+from server.keyspace.database import EXPIRE_SLICE
+from server.keyspace.keyspace import Keyspace
+from server.net.connection import Peers
+from persistence.engine import Engine
+from persistence.seams import Clock
+
+log = logging.getLogger("forebay.background")
+
+_FAST_S: Final = 0.1
+_SLOW_S: Final = 1.0
+# Rows of the generic table reaped in one statement, and how often it is done.
+_REAP_ROWS: Final = 1000
+_REAP_EVERY_S: Final = 30.0
+
+
+class Background:
+    """The server's own pulse."""
+
+    __slots__ = ("_clock", "_config", "_engine", "_keyspace", "_next_reap_ms", "_peers", "_tasks", "idle_timeout_s")
+
+    def __init__(self, config: Config, keyspace: Keyspace, engine: Engine, peers: Peers, clock: Clock) -> None:
+        self._config = config
+        self._keyspace = keyspace
+        self._engine = engine
+        self._peers = peers
+        self._clock = clock
+        self._tasks: list[asyncio.Task[None]] = []
+        self._next_reap_ms = 0
+        # Seconds after which a client that sends nothing is closed; 0: never (CONFIG SET timeout).
+        self.idle_timeout_s = config.server.timeout_s
+
+    def start(self) -> None:
+        """Begin; needs a running loop."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._fast()), loop.create_task(self._slow())]
+
+    async def stop(self) -> None:
+        """End both loops."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    async def _fast(self) -> None:
+        while True:
+            await self._clock.sleep(_FAST_S)
+            try:
+                while self.expire_slice():
+                    # More is due than one slice may do: let clients in between.
+                    await asyncio.sleep(0)
+                self._keyspace.make_room()
+            except Exception:
+                log.exception("the fast background loop failed")
+
+    def expire_slice(self) -> bool:
+        """One slice of active expiry; True when there may be more."""
+        self._keyspace.tick(self._clock.now_ms())
+        return any(database.expire_due(EXPIRE_SLICE) >= EXPIRE_SLICE for database in self._keyspace.opened)
+
+    async def _slow(self) -> None:
+        while True:
+            await self._clock.sleep(_SLOW_S)
+            try:
+                self.check_clients()
+                await self._reap()
+            except StoreError as error:
+                log.debug("expired rows stay for now: %s", error)
+            except Exception:
+                log.exception("the slow background loop failed")
+
+    def check_clients(self) -> None:
+        """Close clients that idle too long, do not authenticate or do not read."""
+        now = self._clock.now_ms()
+        for connection in list(self._peers.by_id.values()):
+            connection.check_output(now)
+            if connection.closing or connection.busy:
+                continue
+            if not connection.session.authenticated and now - connection.connected_ms > AUTHENTICATION_SECONDS * 1000:
+                connection.abort("not authenticated in time")
+            elif self.idle_timeout_s and now - connection.last_ms > self.idle_timeout_s * 1000:
+                connection.abort("idle for too long")
+
+    async def _reap(self) -> None:
+        now = self._clock.now_ms()
+        if now < self._next_reap_ms:
+            return
+        self._next_reap_ms = now + int(_REAP_EVERY_S * 1000)
+        stores = {
+            prefix.rule.store: prefix.store
+            for prefix in self._engine.prefixes.values()
+            if prefix.rule.generic and prefix.rule.write != CACHE_ASIDE and prefix.mapping is not None
+        }
+        wall_ms = now + self._clock.wall_offset_ms()
+        for store in stores.values():
+            assert store is not None
+            while await store.reap_generic(wall_ms, _REAP_ROWS) >= _REAP_ROWS:
+                await asyncio.sleep(0)

@@ -1,0 +1,229 @@
+"""CACHE.*: looking into the engine, and telling it what to load, to drop and to save.
+
+All of them act on database 0, where prefix rules act, whatever database is selected.
+
+The keys of EXPLAIN, LOAD and INVALIDATE are arguments and not keys to the table (NO_KEYS, no finder). Dispatch plans
+every command by its keys: with them declared, EXPLAIN would load what it was asked to explain, and INVALIDATE would
+fetch a row only to drop it. So COMMAND GETKEYS finds no keys in them either.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from protocol.replies import Error, Map
+from server import errors
+from server.commands.args import parse_integer
+from server.commands.command_docs import container_help
+from server.commands.connection import text
+from server.commands.context import Context, Wait
+from server.commands.spec import ADMIN, FAST, LOADING, NO_MULTI, NOSCRIPT, STALE, command
+
+# A transaction or script runs at one moment and cannot wait for the store in the middle.
+_WAITS: Final = NO_MULTI | NOSCRIPT
+
+_NOT_YET: Final = frozenset((b"GET", b"RETRY", b"DROP"))
+
+
+def _prefix(argument: bytes) -> str:
+    return argument.decode("utf-8", "surrogateescape")
+
+
+def _reply(value: object) -> object:
+    # The engine speaks in strings, numbers, lists and dicts.
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape")
+    if isinstance(value, dict):
+        return Map([(_reply(key), _reply(item)) for key, item in value.items()])
+    if isinstance(value, list | tuple):
+        return [_reply(item) for item in value]
+    return value
+
+
+@command(
+    "CACHE.EXPLAIN",
+    arity=2,
+    flags=FAST | LOADING | STALE,
+    group="cache",
+    since="0.1.0",
+    summary="Explains a key without touching it: its rule, its state, how old it is, which SQL would load it.",
+    complexity="O(1)",
+    syntax="key",
+)
+def cache_explain(ctx: Context, argv: list[bytes]) -> object:
+    server = ctx.server
+    return _reply(server.cache.explain(argv[1], server.keyspace.database(0)))
+
+
+@command(
+    "CACHE.INFO",
+    arity=-1,
+    flags=LOADING | STALE,
+    group="cache",
+    since="0.1.0",
+    summary="Tells the counters of one prefix, or of every prefix by name.",
+    complexity="O(N) where N is the number of prefixes",
+    syntax="[prefix]",
+)
+def cache_info(ctx: Context, argv: list[bytes]) -> object:
+    if len(argv) > 2:
+        return errors.SYNTAX
+    if len(argv) == 1:
+        return _reply(ctx.server.cache.info(None))
+    prefix = _prefix(argv[1])
+    counters = ctx.server.cache.info(prefix).get(prefix)
+    return _no_such_prefix(argv[1]) if counters is None else _reply(counters)
+
+
+def _no_such_prefix(argument: bytes) -> Error:
+    return Error(f"ERR no rule has the prefix '{text(argument)}'")
+
+
+@command(
+    "CACHE.RULES",
+    arity=1,
+    flags=LOADING | STALE,
+    group="cache",
+    since="0.1.0",
+    summary="Lists the prefix rules in force, in matching order.",
+    complexity="O(N) where N is the number of rules",
+)
+def cache_rules(ctx: Context, argv: list[bytes]) -> object:
+    return _reply(ctx.server.cache.rules())
+
+
+@command(
+    "CACHE.LOAD",
+    arity=-2,
+    flags=_WAITS,
+    group="cache",
+    since="0.1.0",
+    summary="Loads keys from the store now, cached or not, and counts those found.",
+    complexity="O(N) where N is the number of keys, and a statement for each mapping",
+    syntax="key [key ...]",
+)
+def cache_load(ctx: Context, argv: list[bytes]) -> object:
+    cache = ctx.server.cache
+    keys = argv[1:]
+    return Wait(lambda: cache.load(keys))
+
+
+@command(
+    "CACHE.INVALIDATE",
+    arity=-2,
+    flags=FAST,
+    group="cache",
+    since="0.1.0",
+    summary="Drops keys from memory, never from the database, and counts those dropped.",
+    complexity="O(N) where N is the number of keys",
+    syntax="key [key ...]",
+)
+def cache_invalidate(ctx: Context, argv: list[bytes]) -> object:
+    return ctx.server.cache.invalidate(argv[1:])
+
+
+@command(
+    "CACHE.FLUSH",
+    arity=-1,
+    flags=_WAITS,
+    group="cache",
+    since="0.1.0",
+    summary="Writes all unsaved changes to the store and tells how many were written and how many remain.",
+    complexity="O(N) where N is the number of unsaved changes",
+    syntax="[prefix] [TIMEOUT milliseconds]",
+)
+def cache_flush(ctx: Context, argv: list[bytes]) -> object:
+    words = argv[1:]
+    timeout_ms: int | None = None
+    if len(words) >= 2:
+        if words[-2].upper() != b"TIMEOUT":
+            return errors.SYNTAX
+        timeout_ms = parse_integer(words[-1])
+        if timeout_ms is None:
+            return Error("ERR timeout is not an integer or out of range")
+        if timeout_ms < 0:
+            return Error("ERR timeout is negative")
+        del words[-2:]
+    if len(words) > 1 or (words and words[0].upper() == b"TIMEOUT"):
+        return errors.SYNTAX
+    prefix = _prefix(words[0]) if words else None
+    cache = ctx.server.cache
+
+    async def flush() -> object:
+        flushed, remaining = await cache.flush(prefix, timeout_ms)
+        return [flushed, remaining]
+
+    return Wait(flush)
+
+
+# -- dead letters -----------------------------------------------------------------------------------------------------
+
+
+@command(
+    "CACHE.DLQ",
+    arity=-2,
+    flags=0,
+    group="cache",
+    since="0.1.0",
+    summary="Commands about dead letters: changes that the store refused for good.",
+    complexity="Depends on the subcommand.",
+)
+def cache_dlq(ctx: Context, argv: list[bytes]) -> object:
+    subcommand = argv[1].upper()
+    if subcommand in _NOT_YET:
+        return Error(f"ERR CACHE.DLQ {subcommand.decode()} is not available yet")
+    return errors.unknown_subcommand("cache.dlq", argv[1])
+
+
+@command(
+    "CACHE.DLQ COUNT",
+    arity=2,
+    flags=ADMIN | LOADING | STALE,
+    group="cache",
+    since="0.1.0",
+    summary="Counts the dead letters.",
+    complexity="O(N) where N is the number of dead letters",
+)
+def cache_dlq_count(ctx: Context, argv: list[bytes]) -> object:
+    return len(ctx.server.cache.dead_letters(None))
+
+
+@command(
+    "CACHE.DLQ LIST",
+    arity=-2,
+    flags=ADMIN | LOADING | STALE,
+    group="cache",
+    since="0.1.0",
+    summary="Lists the dead letters, of one prefix or of all, the first of them or all.",
+    complexity="O(N) where N is the number of dead letters",
+    syntax="[prefix] [COUNT count]",
+)
+def cache_dlq_list(ctx: Context, argv: list[bytes]) -> object:
+    words = argv[2:]
+    count: int | None = None
+    if len(words) >= 2:
+        if words[-2].upper() != b"COUNT":
+            return errors.SYNTAX
+        count = parse_integer(words[-1])
+        if count is None:
+            return errors.NOT_INTEGER
+        if count < 0:
+            return Error("ERR count is negative")
+        del words[-2:]
+    if len(words) > 1 or (words and words[0].upper() == b"COUNT"):
+        return errors.SYNTAX
+    letters = ctx.server.cache.dead_letters(_prefix(words[0]) if words else None)
+    return _reply(letters if count is None else letters[:count])
+
+
+@command(
+    "CACHE.DLQ HELP",
+    arity=2,
+    flags=LOADING | STALE,
+    group="cache",
+    since="0.1.0",
+    summary="Explains the subcommands.",
+    complexity="O(1)",
+)
+def cache_dlq_help(ctx: Context, argv: list[bytes]) -> object:
+    return container_help("cache.dlq")

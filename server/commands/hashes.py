@@ -1,0 +1,459 @@
+"""Hashes: HSET, HGET and their kin. A value is a `dict[bytes, bytes]`, changed in place between `edit` and `edited`."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final
+
+from persistence.change import HASH, NEVER
+from protocol.replies import OK, Error, Map
+from server.commands.args import INT64_MAX, INT64_MIN, integer, integer_between, long_double, parse_integer
+from server.commands.context import Context
+from server.commands.numbers import parse_long_double
+from server.commands.spec import DENYOOM, FAST, FIRST, READ, WRITE, command
+from server.errors import (
+    HASH_NOT_FLOAT,
+    HASH_NOT_INTEGER,
+    NAN_OR_INFINITY,
+    OUT_OF_RANGE,
+    OVERFLOW,
+    SYNTAX,
+    WRONG_TYPE,
+    wrong_arity,
+)
+from server.keyspace.entry import Entry
+from server.keyspace.weights import field_weight
+
+_NOT_FINITE: Final = Error("ERR value is NaN or Infinity")
+# HRANDFIELD with a negative count may ask for any number of fields. A reply larger than the hard output limit of a
+# normal client would cost it the connection; it is refused before it is built.
+_LARGEST_REPLY: Final = 256 * 1024 * 1024
+# What a field costs in a reply beside its bytes: the pointer in the list, the length line and two line ends.
+_REPLY_OVERHEAD: Final = 16
+
+
+def fields_of(entry: Entry) -> dict[bytes, bytes]:
+    """The fields of an entry whose kind is HASH."""
+    fields = entry.value
+    assert isinstance(fields, dict)
+    return fields
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+@command(
+    "HSET",
+    arity=-4,
+    flags=WRITE | DENYOOM | FAST,
+    keys=FIRST,
+    group="hash",
+    since="2.0.0",
+    summary="Gives fields of a hash their values and returns how many fields are new; the hash is made when absent.",
+    complexity="O(N) with N fields given",
+    syntax="key field value [field value ...]",
+)
+def hset(ctx: Context, argv: list[bytes]) -> object:
+    if len(argv) & 1:
+        return wrong_arity("hset")
+    db = ctx.db
+    entry = db.edit(argv[1])
+    if entry is None:
+        return _make(ctx, argv)
+    if entry.kind != HASH:
+        return WRONG_TYPE
+    fields = fields_of(entry)
+    added = 0
+    delta = 0
+    for at in range(2, len(argv), 2):
+        field = argv[at]
+        value = argv[at + 1]
+        old = fields.get(field)
+        fields[field] = value
+        if old is None:
+            added += 1
+            delta += field_weight(field, value)
+        else:
+            delta += len(value) - len(old)
+    db.edited(entry, b"hset", argv[2::2], delta)
+    return added
+
+
+def _make(ctx: Context, argv: list[bytes]) -> int:
+    fields = dict(zip(argv[2::2], argv[3::2], strict=True))
+    ctx.db.put(argv[1], HASH, fields, NEVER, b"hset")
+    return len(fields)
+
+
+@command(
+    "HMSET",
+    arity=-4,
+    flags=WRITE | DENYOOM | FAST,
+    keys=FIRST,
+    group="hash",
+    since="2.0.0",
+    summary="The old name of HSET, which answers OK.",
+    complexity="O(N) with N fields given",
+    syntax="key field value [field value ...]",
+)
+def hmset(ctx: Context, argv: list[bytes]) -> object:
+    if len(argv) & 1:
+        return wrong_arity("hmset")
+    reply = hset(ctx, argv)
+    return OK if isinstance(reply, int) else reply
+
+
+@command(
+    "HSETNX",
+    arity=4,
+    flags=WRITE | DENYOOM | FAST,
+    keys=FIRST,
+    group="hash",
+    since="2.0.0",
+    summary="Gives a field of a hash a value only if the field does not exist.",
+    complexity="O(1)",
+    syntax="key field value",
+)
+def hsetnx(ctx: Context, argv: list[bytes]) -> object:
+    entry = ctx.db.edit(argv[1])
+    if entry is None:
+        return _make(ctx, argv)
+    if entry.kind != HASH:
+        return WRONG_TYPE
+    fields = fields_of(entry)
+    if argv[2] in fields:
+        return 0
+    fields[argv[2]] = argv[3]
+    ctx.db.edited(entry, b"hset", [argv[2]], field_weight(argv[2], argv[3]))
+    return 1
+
+
+@command(
+    "HDEL",
+    arity=-3,
+    flags=WRITE | FAST,
+    keys=FIRST,
+    group="hash",
+    since="2.0.0",
+    summary="Deletes fields of a hash, and the hash with its last field; returns how many fields there were.",
+    complexity="O(N) with N fields given",
+    syntax="key field [field ...]",
+)
+def hdel(ctx: Context, argv: list[bytes]) -> object:
+    db = ctx.db
+    entry = db.edit(argv[1])
+    if entry is None:
+        return 0
+    if entry.kind != HASH:
+        return WRONG_TYPE
+    fields = fields_of(entry)
+    gone: list[bytes] = []
+    delta = 0
+    for field in argv[2:]:
+        old = fields.pop(field, None)
+        if old is not None:
+            gone.append(field)
+            delta -= field_weight(field, old)
+    if gone:
+        db.edited(entry, b"hdel", gone, delta)
+        if not fields:
+            db.remove(argv[1], b"del")
+    return len(gone)
+
+
+@command(
+    "HINCRBY",
+    arity=4,
+    flags=WRITE | DENYOOM | FAST,
+    keys=FIRST,
+    group="hash",
+    since="2.0.0",
+    summary="Adds a number to the integer that a field of a hash spells; an absent field counts as 0.",
+    complexity="O(1)",
+    syntax="key field increment",
+)
+def hincrby(ctx: Context, argv: list[bytes]) -> object:
+    amount = integer(argv[3])
+    field = argv[2]
+    entry = ctx.db.edit(argv[1])
+    if entry is not None and entry.kind != HASH:
+        return WRONG_TYPE
+    text = fields_of(entry).get(field) if entry is not None else None
+    total = amount
+    if text is not None:
+        old = parse_integer(text)
+        if old is None:
+            return HASH_NOT_INTEGER
+        total = old + amount
+        if not INT64_MIN <= total <= INT64_MAX:
+            return OVERFLOW
+    _store(ctx, entry, argv[1], field, text, b"%d" % total, b"hincrby")
+    return total
+
+
+@command(
+    "HINCRBYFLOAT",
+    arity=4,
+    flags=WRITE | DENYOOM | FAST,
+    keys=FIRST,
+    group="hash",
+    since="2.6.0",
+    summary="Adds a number with decimals to the one that a field of a hash spells; an absent field counts as 0.",
+    complexity="O(1)",
+    syntax="key field increment",
+)
+def hincrbyfloat(ctx: Context, argv: list[bytes]) -> object:
+    number = long_double(argv[3])
+    if number.is_infinite():
+        return _NOT_FINITE
+    field = argv[2]
+    entry = ctx.db.edit(argv[1])
+    if entry is not None and entry.kind != HASH:
+        return WRONG_TYPE
+    text = fields_of(entry).get(field) if entry is not None else None
+    if text is not None:
+        old = parse_long_double(text)
+        if old is None:
+            return HASH_NOT_FLOAT
+        if old.is_infinite():
+            return NAN_OR_INFINITY
+        number = old.plus(number)
+        if number.is_infinite():
+            return NAN_OR_INFINITY
+    total = number.text()
+    _store(ctx, entry, argv[1], field, text, total, b"hincrbyfloat")
+    return total
+
+
+def _store(
+    ctx: Context, entry: Entry | None, key: bytes, field: bytes, old: bytes | None, new: bytes, event: bytes
+) -> None:
+    # One field of a hash from `edit`, or of a new one.
+    if entry is None:
+        ctx.db.put(key, HASH, {field: new}, NEVER, event)
+        return
+    fields_of(entry)[field] = new
+    delta = field_weight(field, new) if old is None else len(new) - len(old)
+    ctx.db.edited(entry, event, [field], delta)
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+@command(
+    "HGET",
+    arity=3,
+    flags=READ | FAST,
+    keys=FIRST,
+    group="hash",
+    since="2.0.0",
+    summary="Reads a field of a hash.",
+    complexity="O(1)",
+    syntax="key field",
+)
+def hget(ctx: Context, argv: list[bytes]) -> object:
+    entry = ctx.db.find(argv[1])
+    if entry is None:
+        return None
+    if entry.kind != HASH:
+        return WRONG_TYPE
+    return fields_of(entry).get(argv[2])
+
+
+@command(
+    "HMGET",
+    arity=-3,
+    flags=READ | FAST,
+    keys=FIRST,
+    group="hash",
+    since="2.0.0",
+    summary="Reads several fields of a hash; nil for each that is absent.",
+    complexity="O(N) with N fields given",
+    syntax="key field [field ...]",
+)
+def hmget(ctx: Context, argv: list[bytes]) -> object:
+    entry = ctx.db.find(argv[1])
+    if entry is None:
+        return [None] * (len(argv) - 2)
+    if entry.kind != HASH:
+        return WRONG_TYPE
+    fields = fields_of(entry)
+    return [fields.get(field) for field in argv[2:]]
+
+
+@command(
+    "HGETALL",
+    arity=2,
+    flags=READ,
+    keys=FIRST,
+    group="hash",
+    since="2.0.0",
+    summary="Reads all fields of a hash with their values.",
+    complexity="O(N) with N fields",
+    syntax="key",
+)
+def hgetall(ctx: Context, argv: list[bytes]) -> object:
+    entry = ctx.db.find(argv[1])
+    if entry is None:
+        return Map([])
+    if entry.kind != HASH:
+        return WRONG_TYPE
+    return Map(fields_of(entry).items())
+
+
+@command(
+    "HKEYS",
+    arity=2,
+    flags=READ,
+    keys=FIRST,
+    group="hash",
+    since="2.0.0",
+    summary="The names of all fields of a hash.",
+    complexity="O(N) with N fields",
+    syntax="key",
+)
+def hkeys(ctx: Context, argv: list[bytes]) -> object:
+    entry = ctx.db.find(argv[1])
+    if entry is None:
+        return []
+    return list(fields_of(entry)) if entry.kind == HASH else WRONG_TYPE
+
+
+@command(
+    "HVALS",
+    arity=2,
+    flags=READ,
+    keys=FIRST,
+    group="hash",
+    since="2.0.0",
+    summary="The values of all fields of a hash.",
+    complexity="O(N) with N fields",
+    syntax="key",
+)
+def hvals(ctx: Context, argv: list[bytes]) -> object:
+    entry = ctx.db.find(argv[1])
+    if entry is None:
+        return []
+    return list(fields_of(entry).values()) if entry.kind == HASH else WRONG_TYPE
+
+
+@command(
+    "HLEN",
+    arity=2,
+    flags=READ | FAST,
+    keys=FIRST,
+    group="hash",
+    since="2.0.0",
+    summary="Number of fields of a hash.",
+    complexity="O(1)",
+    syntax="key",
+)
+def hlen(ctx: Context, argv: list[bytes]) -> object:
+    entry = ctx.db.find(argv[1])
+    if entry is None:
+        return 0
+    return len(fields_of(entry)) if entry.kind == HASH else WRONG_TYPE
+
+
+@command(
+    "HEXISTS",
+    arity=3,
+    flags=READ | FAST,
+    keys=FIRST,
+    group="hash",
+    since="2.0.0",
+    summary="Does a field of a hash exist?",
+    complexity="O(1)",
+    syntax="key field",
+)
+def hexists(ctx: Context, argv: list[bytes]) -> object:
+    entry = ctx.db.find(argv[1])
+    if entry is None:
+        return 0
+    if entry.kind != HASH:
+        return WRONG_TYPE
+    return 1 if argv[2] in fields_of(entry) else 0
+
+
+@command(
+    "HSTRLEN",
+    arity=3,
+    flags=READ | FAST,
+    keys=FIRST,
+    group="hash",
+    since="3.2.0",
+    summary="Number of bytes of a field's value; 0 when it is absent.",
+    complexity="O(1)",
+    syntax="key field",
+)
+def hstrlen(ctx: Context, argv: list[bytes]) -> object:
+    entry = ctx.db.find(argv[1])
+    if entry is None:
+        return 0
+    return len(fields_of(entry).get(argv[2], b"")) if entry.kind == HASH else WRONG_TYPE
+
+
+@command(
+    "HRANDFIELD",
+    arity=-2,
+    flags=READ,
+    keys=FIRST,
+    group="hash",
+    since="6.2.0",
+    summary="Random fields of a hash: different ones for a count above zero, possibly repeated ones below.",
+    complexity="O(N) with N fields returned, or fields in the hash",
+    syntax="key [count [WITHVALUES]]",
+)
+def hrandfield(ctx: Context, argv: list[bytes]) -> object:
+    single = len(argv) == 2
+    with_values = len(argv) > 3
+    count = 1
+    if not single:
+        count = integer_between(argv[2], -INT64_MAX, INT64_MAX)
+        if with_values:
+            if len(argv) > 4 or argv[3].upper() != b"WITHVALUES":
+                return SYNTAX
+            if abs(count) > INT64_MAX // 2:
+                return OUT_OF_RANGE
+    entry = ctx.db.find(argv[1])
+    if entry is None:
+        return None if single else []
+    if entry.kind != HASH:
+        return WRONG_TYPE
+    fields = fields_of(entry)
+    if single:
+        return next(islice(fields, ctx.server.random.randrange(len(fields)), None))
+    if count < 0 and -count * (_REPLY_OVERHEAD + _mean_size(fields, with_values)) > _LARGEST_REPLY:
+        return OUT_OF_RANGE
+    chosen = _choose(ctx, fields, count)
+    if not with_values:
+        return chosen
+    if ctx.protocol >= 3:
+        return [[field, fields[field]] for field in chosen]
+    flat: list[bytes] = []
+    for field in chosen:
+        flat.append(field)
+        flat.append(fields[field])
+    return flat
+
+
+def _mean_size(fields: dict[bytes, bytes], with_values: bool) -> int:
+    total = sum(map(len, fields))
+    if with_values:
+        total += sum(map(len, fields.values())) + _REPLY_OVERHEAD * len(fields)
+    return total // len(fields) + 1
+
+
+def _choose(ctx: Context, fields: dict[bytes, bytes], count: int) -> list[bytes]:
+    names = list(fields)
+    randrange = ctx.server.random.randrange
+    size = len(names)
+    if count < 0:
+        return [names[randrange(size)] for _ in range(-count)]
+    if count >= size:
+        return names
+    # The first steps of a Fisher-Yates shuffle.
+    for at in range(count):
+        other = at + randrange(size - at)
+        names[at], names[other] = names[other], names[at]
+    return names[:count]

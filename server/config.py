@@ -1,0 +1,290 @@
+"""The configuration: one TOML file in, frozen records out; nobody after this page sees TOML, pydantic or a unit.
+
+    text ── tomllib ──► dict ── ${NAME}, KEY_file ──► dict ── config_model ──► model ── here ──► Config
+
+Loading reads files (the configuration, the secrets it names, the limits of the container) and changes nothing. Every
+refusal is a ConfigError of one line, `file: section.key: what is wrong; what was meant`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from eviction.registry import POLICIES
+from persistence.prefixes import PrefixRule, RuleTable, TemplateError
+from server.config_model import (
+    FileModel,
+    MemoryModel,
+    Refused,
+    StoreModel,
+    known_keys,
+    read_model,
+)
+from server.config_rules import build_rule
+from server.config_units import available_memory, suggestion
+from server.errors import ConfigError
+
+# ${NAME}, ${NAME:-what to take when it is unset or empty}, $$ for a dollar; `$1` in SQL is left alone.
+_VARIABLE: Final = re.compile(r"\$(?:(?P<dollar>\$)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\{)")
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+# Far above any password, URL or statement; keeps `password_file = "/dev/zero"` from eating memory.
+_MAX_SECRET: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """[server]"""
+
+    bind: tuple[str, ...] = ("127.0.0.1",)
+    port: int = 6379  # 0: any free one
+    unix_socket: str = ""
+    unix_socket_mode: int = 0o600
+    databases: int = 16
+    max_clients: int = 10_000
+    password: str = field(default="", repr=False)
+    protected_mode: bool = True
+    timeout_s: float = 0.0  # idle clients; 0 means never
+    tcp_keepalive_s: float = 300.0  # 0 means off
+    shutdown_timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryConfig:
+    """[memory]"""
+
+    maxmemory: int = 0  # bytes; 0 means no limit
+    eviction: str = "s3-fifo"  # a name in eviction.registry.POLICIES, or noeviction
+    scope: str = "all"  # all | volatile
+    shards: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class JournalConfig:
+    """[journal]"""
+
+    dir: str = ""  # empty: no journal
+    fsync: str = "everysec"  # always | everysec | no
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """[http]"""
+
+    bind: tuple[str, int] | None = None  # None: no HTTP; port 0: any free one
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """[stores.NAME]"""
+
+    name: str
+    url: str = field(repr=False)  # may hold a password
+    kind: str  # postgresql | sqlite | memory
+    path: str = ""  # sqlite: the file
+    pool: int = 8
+    statement_timeout_s: float = 2.0
+
+    @property
+    def shown(self) -> str:
+        """The store as logs may show it: without user and password."""
+        if self.kind == "postgresql":
+            parts = urlsplit(self.url)
+            return f"postgresql {parts.netloc.rpartition('@')[2]}{parts.path}"
+        return f"{self.kind} {self.path}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that the operator decided. `Config()` is the empty file: a plain cache on the loopback interface."""
+
+    server: ServerConfig = ServerConfig()
+    memory: MemoryConfig = MemoryConfig()
+    journal: JournalConfig = JournalConfig()
+    http: HttpConfig = HttpConfig()
+    stores: dict[str, StoreConfig] = field(default_factory=dict)
+    rules: list[PrefixRule] = field(default_factory=list)  # in matching order: longest head first
+
+
+def load_config(path: Path, env: Mapping[str, str]) -> Config:
+    """Read and check a configuration file."""
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 (byte {error.start})") from None
+    return parse_config(text, env, str(path))
+
+
+def parse_config(text: str, env: Mapping[str, str], source: str) -> Config:
+    """Check the text of a configuration file; `source` is how errors name it."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: is not TOML: {_one_line(str(error))}{_toml_hint(text)}") from None
+    try:
+        return _build(read_model(_resolve_table(raw, (), env)))
+    except Refused as refused:
+        where = f"{_spell(refused.path)}: " if refused.path else ""
+        raise ConfigError(_one_line(f"{source}: {where}{refused.reason}")) from None
+
+
+def warnings(config: Config) -> list[str]:
+    """What is allowed and deserves to be said at start, one line each."""
+    found = []
+    behind = [rule.name for rule in config.rules if rule.write == "write-behind"]
+    if behind and not config.journal.dir:
+        found.append(
+            "write-behind without a journal: what is not saved yet is lost when the process dies; concerns "
+            + ", ".join(behind)
+        )
+    foreign = [name for name in config.server.bind if name not in ("127.0.0.1", "::1", "localhost")]
+    if foreign and not config.server.password:
+        if config.server.protected_mode:
+            found.append(f"protected mode: only loopback peers are served on {', '.join(foreign)}; set a password")
+        else:
+            found.append(f"everybody who reaches {', '.join(foreign)} is served: no password, protected mode off")
+    return found
+
+
+def _build(model: FileModel) -> Config:
+    server = model.server
+    if not server.bind and not server.unix_socket:
+        raise Refused(("server", "bind"), "is empty and there is no unix_socket; nobody could connect")
+    memory = _memory(model.memory)
+    stores = {name: _store(name, store) for name, store in model.stores.items()}
+    kinds = {name: store.kind for name, store in stores.items()}
+    rules = [build_rule(template, rule, kinds, memory.maxmemory) for template, rule in model.prefix.items()]
+    try:
+        rules = RuleTable(rules).rules
+    except TemplateError as error:
+        raise Refused(("prefix",), f"{error}; every rule needs a head of its own") from None
+    return Config(
+        server=ServerConfig(
+            bind=server.bind,
+            port=server.port,
+            unix_socket=server.unix_socket,
+            unix_socket_mode=server.unix_socket_mode,
+            databases=server.databases,
+            max_clients=server.max_clients,
+            password=server.password,
+            protected_mode=server.protected_mode,
+            timeout_s=server.timeout,
+            tcp_keepalive_s=server.tcp_keepalive,
+            shutdown_timeout_s=server.shutdown_timeout,
+        ),
+        memory=memory,
+        journal=JournalConfig(dir=model.journal.dir, fsync=model.journal.fsync),
+        http=HttpConfig(bind=model.http.bind),
+        stores=stores,
+        rules=rules,
+    )
+
+
+def _memory(model: MemoryModel) -> MemoryConfig:
+    known = ["noeviction", *(name for name in POLICIES if name != "noeviction")]
+    if model.eviction not in known:
+        raise Refused(
+            ("memory", "eviction"), f'"{model.eviction}" is not available in this version; known are {", ".join(known)}'
+        )
+    maxmemory = model.maxmemory
+    return MemoryConfig(
+        maxmemory=maxmemory.of(available_memory()) if maxmemory.share else maxmemory.bytes,
+        eviction=model.eviction,
+        scope=model.scope,
+        shards=model.shards,
+    )
+
+
+def _store(name: str, model: StoreModel) -> StoreConfig:
+    return StoreConfig(
+        name=name,
+        url=model.url.url,
+        kind=model.url.kind,
+        path=model.url.path,
+        pool=model.pool,
+        statement_timeout_s=model.statement_timeout,
+    )
+
+
+def _resolve_table(table: Mapping[str, object], path: tuple[str, ...], env: Mapping[str, str]) -> dict[str, object]:
+    # The table with its environment variables filled in and its KEY_file keys replaced by what the files hold.
+    resolved = {key: _resolve(value, (*path, key), env) for key, value in table.items()}
+    known = known_keys(path) or []
+    for key in list(resolved):
+        target = key.removesuffix("_file")
+        if key in known or target == key or target not in known:
+            continue
+        file = resolved.pop(key)
+        if not isinstance(file, str):
+            raise Refused((*path, key), "must be the path of a file, in quotes")
+        # An empty path is "not given", so that a container can write password_file = "${PASSWORD_FILE:-}".
+        if not file:
+            continue
+        if resolved.get(target):
+            raise Refused((*path, key), f"is given together with {target}; leave one of them out")
+        resolved[target] = _secret(file, (*path, key))
+    return resolved
+
+
+def _resolve(value: object, path: tuple[str, ...], env: Mapping[str, str]) -> object:
+    if isinstance(value, dict):
+        return _resolve_table(value, path, env)
+    if isinstance(value, list):
+        return [_resolve(item, path, env) for item in value]
+    return _fill_in(value, path, env) if isinstance(value, str) else value
+
+
+def _fill_in(text: str, path: tuple[str, ...], env: Mapping[str, str]) -> str:
+    def replacement(match: re.Match[str]) -> str:
+        name, default = match["name"], match["default"]
+        if match["dollar"]:
+            return "$"
+        if name is None:
+            raise Refused(path, "${ begins an environment variable, as in ${NAME}; a dollar sign is written $$")
+        if default is not None:
+            return env.get(name) or default
+        if name not in env:
+            near = suggestion(name, [known for known in env if known.isidentifier()])
+            hint = near if near.startswith("did") else f"set it, or write ${{{name}:-default}}"
+            raise Refused(path, f"the environment variable {name} is not set; {hint}")
+        return env[name]
+
+    return _VARIABLE.sub(replacement, text)
+
+
+def _secret(file: str, path: tuple[str, ...]) -> str:
+    try:
+        with open(file, "rb") as handle:
+            content = handle.read(_MAX_SECRET + 1)
+        secret = content.decode().rstrip("\r\n")
+    except OSError as error:
+        raise Refused(path, f"{file} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise Refused(path, f"{file} cannot be read: not a path, or not UTF-8") from None
+    # An empty password would switch authentication off without a word.
+    if not secret or len(content) > _MAX_SECRET:
+        raise Refused(path, f"{file} is empty" if not secret else f"{file} is larger than 1 MiB; is that the secret?")
+    return secret
+
+
+def _spell(path: tuple[str, ...]) -> str:
+    # As TOML would write the key: prefix."user:{id:int}".ttl
+    return ".".join(part if _BARE_KEY.fullmatch(part) else json.dumps(part, ensure_ascii=False) for part in path)
+
+
+def _toml_hint(text: str) -> str:
+    if re.search(r"^\s*\[prefix\.[^\"'\]]*[{:]", text, re.MULTILINE):
+        return '; a key template is written in quotes: [prefix."user:{id:int}"]'
+    return ""
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

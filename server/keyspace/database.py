@@ -1,0 +1,356 @@
+"""Database: the keys of one logical database, and the only road by which they change.
+
+Handlers read with `find` and `peek`, change with `put`, `edit` + `edited`, `set_deadline` and `remove`. Each of those
+ends in `_changed`, the one place that tells the rest of the server (WATCH now; notifications, tracking and blocked
+clients hang on the same nail). A handler has nothing else to remember.
+
+`find` counts `attention` whenever the entry alone cannot answer: the key is missing, or its soft deadline has passed.
+Dispatch compares that number before and after a read handler: unchanged means that nobody else need be asked, so a hit
+on a managed key costs the same as a hit on a plain one.
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+from persistence.change import DELETE, EXPIRY, NEVER, WRITE
+from server.keyspace.entry import Entry
+from server.keyspace.shard import TABLES, Shard
+from server.keyspace.slots import SLOTS, tagged
+from server.keyspace.weights import key_weight, value_weight
+
+_TABLE_SHIFT: Final = (SLOTS // TABLES).bit_length() - 1
+# Keys looked at by one slice of the active expiry cycle: about a millisecond of work.
+EXPIRE_SLICE: Final = 1000
+
+
+class Watcher(Protocol):
+    """A client that WATCHes keys."""
+
+    def touched(self) -> None:
+        """A watched key changed."""
+
+
+class Database:
+    """One logical database: shards of entries, watched keys, counters."""
+
+    __slots__ = (
+        "attention",
+        "expired",
+        "hit_cap",
+        "hits",
+        "index",
+        "misses",
+        "mutations",
+        "now_ms",
+        "shards",
+        "tables",
+        "tables_per_shard",
+        "watched",
+    )
+
+    def __init__(self, index: int, shards: int) -> None:
+        self.index = index
+        # Server milliseconds, set once per batch of commands; see server/clock.py.
+        self.now_ms = 0
+        self.tables_per_shard = max(1, TABLES // shards)
+        self.shards = [Shard(first, self.tables_per_shard) for first in range(0, TABLES, self.tables_per_shard)]
+        # The shards' dictionaries in slot order: the hot road goes straight to the right one.
+        self.tables: list[dict[bytes, Entry]] = [table for shard in self.shards for table in shard.tables]
+        # 0: no policy wants hits; > 0: cap of the counter in the entry; < 0: call the policy's `touched`.
+        self.hit_cap = 0
+        self.watched: dict[bytes, set[Watcher]] = {}
+        # Reads that the entry alone could not answer.
+        self.attention = 0
+        self.hits = 0
+        self.misses = 0
+        self.expired = 0
+        # Changes since start (INFO rdb_changes_since_last_save).
+        self.mutations = 0
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def find(self, key: bytes) -> Entry | None:
+        """The live entry of a key, for reading: counts a hit or a miss and tells the policy. O(1)."""
+        hashed = tagged(key) if b"{" in key else key
+        entry = self.tables[(crc_hqx(hashed, 0) & 16383) >> 4].get(key)
+        if entry is None:
+            self.misses += 1
+            self.attention += 1
+            return None
+        if entry.soft_ms <= self.now_ms:
+            self.attention += 1
+            if entry.deadline_ms <= self.now_ms:
+                self.misses += 1
+                self._expire(entry)
+                return None
+        self.hits += 1
+        entry.access_ms = self.now_ms
+        cap = self.hit_cap
+        if cap:
+            if cap < 0:
+                self._touch(entry)
+            elif entry.freq < cap:
+                entry.freq += 1
+        lease = entry.lease
+        if lease is not None:
+            prefix = lease.prefix
+            if lease.generation != prefix.generation:
+                self.attention += 1
+            counters = prefix.counters
+            counters.hits += 1
+            counters.saved_db_ms += lease.cost_ms
+        return entry
+
+    def peek(self, key: bytes) -> Entry | None:
+        """The live entry of a key, without counting, touching or waking anybody. O(1)."""
+        entry = self.tables[self.table_of(key)].get(key)
+        if entry is None or entry.deadline_ms <= self.now_ms:
+            return None
+        return entry
+
+    def held(self, key: bytes) -> Entry | None:
+        """The entry of a key even when its deadline has passed. For the engine."""
+        return self.tables[self.table_of(key)].get(key)
+
+    def table_of(self, key: bytes) -> int:
+        """Index of the dictionary that holds a key."""
+        hashed = tagged(key) if b"{" in key else key
+        return (crc_hqx(hashed, 0) & 16383) >> _TABLE_SHIFT
+
+    def shard_of(self, key: bytes) -> Shard:
+        """The shard that holds a key."""
+        return self.shards[self.table_of(key) // self.tables_per_shard]
+
+    def __len__(self) -> int:
+        """Number of keys; those that have expired and were not removed yet are counted, as Redis counts them."""
+        total = 0
+        for shard in self.shards:
+            total += shard.count
+        return total
+
+    def used_bytes(self) -> int:
+        """Estimated bytes of all keys and values."""
+        return sum(shard.bytes for shard in self.shards)
+
+    def volatile(self) -> int:
+        """Number of keys with a time to live."""
+        return sum(len(shard.wheel) for shard in self.shards)
+
+    def entries(self) -> Iterator[Entry]:
+        """Every live entry, in slot order. The database must not change meanwhile."""
+        now = self.now_ms
+        for table in self.tables:
+            for entry in table.values():
+                if entry.deadline_ms > now:
+                    yield entry
+
+    # -- changing -----------------------------------------------------------------------------------------------------
+
+    def edit(self, key: bytes) -> Entry | None:
+        """The live entry of a key, to be changed in place and then passed to `edited`."""
+        entry = self.tables[self.table_of(key)].get(key)
+        if entry is None:
+            return None
+        if entry.deadline_ms <= self.now_ms:
+            self._expire(entry)
+            return None
+        entry.access_ms = self.now_ms
+        cap = self.hit_cap
+        if cap:
+            if cap < 0:
+                self._touch(entry)
+            elif entry.freq < cap:
+                entry.freq += 1
+        return entry
+
+    def put(self, key: bytes, kind: int, value: object, deadline_ms: int, event: bytes) -> Entry:
+        """Let a key hold a new value, whatever it held; `event` is the keyspace event's name (`b"set"`)."""
+        index = self.table_of(key)
+        table = self.tables[index]
+        shard = self.shards[index // self.tables_per_shard]
+        weight = key_weight(key) + value_weight(kind, value)
+        entry = table.get(key)
+        if entry is None:
+            entry = Entry(key, kind, value, deadline_ms, self.now_ms)
+            entry.weight = weight
+            table[key] = entry
+            shard.admit(entry)
+        else:
+            entry.kind = kind
+            entry.value = value
+            entry.lease = None
+            entry.access_ms = self.now_ms
+            if weight != entry.weight:
+                shard.reweigh(entry, weight)
+            entry.soft_ms = deadline_ms
+            if deadline_ms != entry.deadline_ms:
+                entry.deadline_ms = deadline_ms
+                shard.deadline_moved(entry)
+        self._changed(key, entry, WRITE, event, None)
+        return entry
+
+    def edited(self, entry: Entry, event: bytes, members: list[bytes], delta: int) -> None:
+        """A value from `edit` was changed in place: which members, and by how many bytes it grew or shrank."""
+        if delta:
+            self.shard_of(entry.key).reweigh(entry, entry.weight + delta)
+        self._changed(entry.key, entry, WRITE, event, members)
+
+    def set_deadline(self, entry: Entry, deadline_ms: int, event: bytes) -> None:
+        """Give a key from `edit` another time to live; NEVER takes it away."""
+        entry.deadline_ms = deadline_ms
+        entry.soft_ms = deadline_ms
+        self.shard_of(entry.key).deadline_moved(entry)
+        self._changed(entry.key, entry, EXPIRY, event, None)
+
+    def remove(self, key: bytes, event: bytes = b"del") -> bool:
+        """Delete a key because a client said so; was it there? Managed keys are deleted in the store too."""
+        entry = self.tables[self.table_of(key)].get(key)
+        if entry is None:
+            return False
+        if entry.deadline_ms <= self.now_ms:
+            self._expire(entry)
+            return False
+        self._take_out(entry)
+        self._changed(key, None, DELETE, event, None)
+        return True
+
+    def expire_now(self, entry: Entry) -> None:
+        """A client gave a key a deadline in the past: gone from memory; of a store's row only a generic one follows."""
+        self.remove(entry.key)
+
+    def drop(self, key: bytes) -> Entry | None:
+        """Remove a key from memory without telling anybody but its watchers' bookkeeping: eviction, invalidation."""
+        entry = self.tables[self.table_of(key)].get(key)
+        if entry is not None:
+            self._take_out(entry)
+        return entry
+
+    def install(self, key: bytes, kind: int, value: object, deadline_ms: int) -> Entry:
+        """Put a value that was loaded: not a client's change, so nobody is told. The caller sets lease and soft_ms."""
+        old = self.tables[self.table_of(key)].get(key)
+        if old is not None:
+            self._take_out(old)
+        entry = Entry(key, kind, value, deadline_ms, self.now_ms)
+        entry.weight = key_weight(key) + value_weight(kind, value)
+        index = self.table_of(key)
+        self.tables[index][key] = entry
+        self.shards[index // self.tables_per_shard].admit(entry)
+        return entry
+
+    def clear(self) -> int:
+        """Remove every key from memory; how many."""
+        dropped = 0
+        for shard in self.shards:
+            dropped += shard.clear()
+        for key in list(self.watched):
+            self._notify_watchers(key)
+        self.mutations += dropped
+        return dropped
+
+    # -- watching -----------------------------------------------------------------------------------------------------
+
+    def watch(self, key: bytes, watcher: Watcher) -> None:
+        """Tell `watcher` when the key changes."""
+        self.watched.setdefault(key, set()).add(watcher)
+
+    def unwatch(self, key: bytes, watcher: Watcher) -> None:
+        """Undo `watch`."""
+        watchers = self.watched.get(key)
+        if watchers is not None:
+            watchers.discard(watcher)
+            if not watchers:
+                del self.watched[key]
+
+    def touch_watchers(self, key: bytes) -> None:
+        """The key's row changed without a command (the database said so)."""
+        if self.watched:
+            self._notify_watchers(key)
+
+    # -- expiry and eviction ------------------------------------------------------------------------------------------
+
+    def expire_due(self, budget: int) -> int:
+        """One slice of active expiry: look at up to `budget` keys whose second has passed; how many were looked at."""
+        looked = 0
+        now = self.now_ms
+        for shard in self.shards:
+            while looked < budget:
+                keys = shard.wheel.due(now)
+                if not keys:
+                    break
+                room = budget - looked
+                if len(keys) > room:
+                    shard.wheel.put_back(keys[room:], now)
+                    keys = keys[:room]
+                looked += len(keys)
+                for key in keys:
+                    entry = self.held(key)
+                    if entry is None:
+                        continue
+                    if entry.gone_ms() <= now and not self._is_pinned(entry):
+                        self._expire(entry)
+                    else:
+                        shard.wheel.settle(entry, now)
+            if shard.wheel.crowded():
+                shard.wheel.rebuild(list(shard.entries()))
+        return looked
+
+    def _is_pinned(self, entry: Entry) -> bool:
+        return entry.lease is not None and entry.lease.dirty_seq != 0
+
+    def _expire(self, entry: Entry) -> None:
+        # A lifetime that runs out empties memory; it is never a change that a store must hear of. An entry with
+        # unsaved changes stays: the engine finds them first whatever the clock says.
+        if self._is_pinned(entry):
+            return
+        self._take_out(entry)
+        self.expired += 1
+        if self.watched and entry.lease is None:
+            self._notify_watchers(entry.key)
+
+    def _take_out(self, entry: Entry) -> None:
+        index = self.table_of(entry.key)
+        del self.tables[index][entry.key]
+        self.shards[index // self.tables_per_shard].release(entry)
+
+    def refile(self, key: bytes) -> None:
+        """The lease or deadline of an entry was changed by the engine."""
+        entry = self.held(key)
+        if entry is not None:
+            self.shard_of(key).deadline_moved(entry)
+
+    def unpinned(self, key: bytes) -> None:
+        """A key's unsaved change reached its store: the policy may propose it again."""
+        entry = self.held(key)
+        policy = self.shard_of(key).policy
+        if policy is not None and entry is not None and entry.where:
+            policy.unpinned(entry)
+
+    def take_out_victim(self, entry: Entry) -> None:
+        """Remove an entry that its policy has already let go of."""
+        self._take_out(entry)
+
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    def _touch(self, entry: Entry) -> None:
+        policy = self.shard_of(entry.key).policy
+        if policy is not None and entry.where:
+            policy.touched(entry)
+
+    def _changed(self, key: bytes, entry: Entry | None, verb: int, event: bytes, members: list[bytes] | None) -> None:
+        self.mutations += 1
+        if self.watched:
+            self._notify_watchers(key)
+
+    def _notify_watchers(self, key: bytes) -> None:
+        watchers = self.watched.get(key)
+        if watchers:
+            for watcher in list(watchers):
+                watcher.touched()
+
+
+def deadline_after(now_ms: int, ttl_ms: int) -> int:
+    """The deadline of something that lives `ttl_ms` milliseconds from now; 0 means that it does not expire."""
+    return now_ms + ttl_ms if ttl_ms else NEVER

@@ -1,0 +1,47 @@
+"""Entry: one key's value and everything the server remembers about it."""
+
+from __future__ import annotations
+
+from eviction.policy import Node
+from persistence.change import NEVER
+from persistence.lease import Lease
+
+
+class Entry(Node):
+    """A key in memory. The policy's part (key, weight, freq, where) comes from Node.
+
+    `soft_ms` decides the fast road: as long as the clock is before it, a read needs nobody's permission. For plain keys
+    it equals the deadline; for managed ones it may come earlier (refresh), and the engine looks before it is served.
+    """
+
+    __slots__ = ("access_ms", "deadline_ms", "kind", "lease", "soft_ms", "value", "wheel_s")
+
+    def __init__(self, key: bytes, kind: int, value: object, deadline_ms: int, now_ms: int) -> None:
+        self.key = key
+        self.weight = 0
+        self.freq = 0
+        self.where = 0
+        # persistence.change.STRING …
+        self.kind = kind
+        # bytes for strings, dict[bytes, bytes] for hashes.
+        self.value = value
+        # Logical expiry in server milliseconds; NEVER for none.
+        self.deadline_ms = deadline_ms
+        self.soft_ms = deadline_ms
+        # Last access in server milliseconds (OBJECT IDLETIME).
+        self.access_ms = now_ms
+        # The second under which the expiry wheel holds this key; 0 when it does not.
+        self.wheel_s = 0
+        # Set for keys under a prefix rule with a store.
+        self.lease: Lease | None = None
+
+    def expires(self) -> bool:
+        """Has the key a time to live?"""
+        return self.deadline_ms != NEVER
+
+    def gone_ms(self) -> int:
+        """When the entry may leave memory by itself: at its deadline, or when its lease ends, whichever is first."""
+        lease = self.lease
+        if lease is not None and lease.until_ms < self.deadline_ms:
+            return lease.until_ms
+        return self.deadline_ms

@@ -1,0 +1,130 @@
+"""Shard: a contiguous range of slots with its entries, deadlines, eviction policy and byte count.
+
+The keys of a shard lie in many small dictionaries, by slot range, because a big dictionary stops the world when it
+grows. A policy proposes victims; the shard alone removes entries and counts bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from eviction.policy import Node, Policy
+from persistence.change import NEVER
+from server.keyspace.entry import Entry
+from server.keyspace.expiry import ExpiryWheel
+
+# 1,024 dictionaries of 16 slots each per database: 5 M keys make about 5,000 entries a dictionary, whose growth costs
+# well under a millisecond.
+TABLES: Final = 1024
+
+
+def is_dirty(node: Node) -> bool:
+    """Is this entry pinned, because the database does not have its value yet?"""
+    assert isinstance(node, Entry)
+    return node.lease is not None and node.lease.dirty_seq != 0
+
+
+class Shard:
+    """One shard of one database."""
+
+    __slots__ = ("bytes", "count", "evictions", "first_table", "policy", "tables", "volatile_only", "wheel")
+
+    def __init__(self, first_table: int, tables: int) -> None:
+        self.first_table = first_table
+        self.tables: list[dict[bytes, Entry]] = [{} for _ in range(tables)]
+        self.wheel = ExpiryWheel()
+        # None when nothing may be evicted: no limit, or noeviction.
+        self.policy: Policy | None = None
+        # The policy holds only keys with a time to live.
+        self.volatile_only = False
+        # Estimated bytes of all entries (weights.py).
+        self.bytes = 0
+        # Number of entries, expired but not yet removed ones included.
+        self.count = 0
+        self.evictions = 0
+
+    def admit(self, entry: Entry) -> None:
+        """A new entry with its weight set is now in one of the tables."""
+        self.bytes += entry.weight
+        self.count += 1
+        if entry.deadline_ms != NEVER:
+            self.wheel.file(entry)
+        if self.policy is not None:
+            self._enlist(self.policy, entry)
+
+    def _enlist(self, policy: Policy, entry: Entry) -> None:
+        if self.volatile_only and entry.deadline_ms == NEVER:
+            return
+        policy.added(entry)
+        if policy.needs_deadlines:
+            policy.deadline_changed(entry, 0 if entry.deadline_ms == NEVER else entry.deadline_ms)
+
+    def release(self, entry: Entry) -> None:
+        """An entry has left its table, for whatever reason but eviction."""
+        self.bytes -= entry.weight
+        self.count -= 1
+        if entry.wheel_s:
+            self.wheel.forget(entry)
+        if self.policy is not None and entry.where:
+            self.policy.removed(entry)
+
+    def reweigh(self, entry: Entry, weight: int) -> None:
+        """The entry's weight changed."""
+        old = entry.weight
+        entry.weight = weight
+        self.bytes += weight - old
+        if self.policy is not None and entry.where:
+            self.policy.resized(entry, old)
+
+    def deadline_moved(self, entry: Entry) -> None:
+        """The entry's deadline changed: refile it, and with scope `volatile` let the policy know."""
+        self.wheel.file(entry)
+        policy = self.policy
+        if policy is None:
+            return
+        if self.volatile_only and (entry.deadline_ms == NEVER) == bool(entry.where):
+            if entry.where:
+                policy.removed(entry)
+            else:
+                self._enlist(policy, entry)
+        elif policy.needs_deadlines and entry.where:
+            policy.deadline_changed(entry, 0 if entry.deadline_ms == NEVER else entry.deadline_ms)
+
+    def use(self, policy: Policy | None, volatile_only: bool) -> None:
+        """Change the policy at run time; what is here is handed over. O(n)."""
+        self.policy = policy
+        self.volatile_only = volatile_only
+        for entry in self.entries():
+            entry.where = 0
+            entry.freq = 0
+            if policy is not None:
+                self._enlist(policy, entry)
+
+    def evict_one(self) -> Entry | None:
+        """Take out one victim; None when nothing may be evicted."""
+        if self.policy is None:
+            return None
+        victim = self.policy.victim(is_dirty)
+        if victim is None:
+            return None
+        assert isinstance(victim, Entry)
+        self.evictions += 1
+        return victim
+
+    def entries(self) -> Iterator[Entry]:
+        """Every entry. The tables must not change meanwhile."""
+        for table in self.tables:
+            yield from table.values()
+
+    def clear(self) -> int:
+        """Empty the shard; how many entries were dropped."""
+        dropped = self.count
+        for table in self.tables:
+            table.clear()
+        self.wheel = ExpiryWheel()
+        if self.policy is not None:
+            self.policy.clear()
+        self.bytes = 0
+        self.count = 0
+        return dropped

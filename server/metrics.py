@@ -1,0 +1,60 @@
+"""The counters as Prometheus metrics: read from their owners when somebody scrapes, kept nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from server.control import GAUGES, CachePort
+from server.dispatch import Dispatch
+from server.keyspace.keyspace import Keyspace
+from server.net.connection import Peers
+
+
+class Metrics:
+    """Collects what /metrics shows."""
+
+    __slots__ = ("_cache", "_dispatch", "_keyspace", "_peers")
+
+    def __init__(self, cache: CachePort, keyspace: Keyspace, peers: Peers, dispatch: Dispatch) -> None:
+        self._cache = cache
+        self._keyspace = keyspace
+        self._peers = peers
+        self._dispatch = dispatch
+
+    def collect(self) -> Iterable[Metric]:
+        """Every metric family, with its samples. O(keys): counts keys and bytes per prefix."""
+        databases = self._keyspace.opened
+        yield GaugeMetricFamily("forebay_connected_clients", "Open connections.", value=len(self._peers.by_id))
+        yield CounterMetricFamily("forebay_connections", "Connections accepted.", value=self._peers.total)
+        yield CounterMetricFamily("forebay_connections_rejected", "Connections refused.", value=self._peers.rejected)
+        yield GaugeMetricFamily("forebay_keys", "Keys in memory.", value=sum(map(len, databases)))
+        yield GaugeMetricFamily("forebay_memory_used_bytes", "Estimated bytes held.", value=self._keyspace.used())
+        yield GaugeMetricFamily("forebay_memory_max_bytes", "Limit; 0 for none.", value=self._keyspace.maxmemory)
+        hits = sum(database.hits for database in databases)
+        misses = sum(database.misses for database in databases)
+        yield CounterMetricFamily("forebay_keyspace_hits", "Reads that found their key.", value=hits)
+        yield CounterMetricFamily("forebay_keyspace_misses", "Reads that did not.", value=misses)
+        expired = sum(database.expired for database in databases)
+        yield CounterMetricFamily("forebay_expired_keys", "Keys whose time ran out.", value=expired)
+        evicted = sum(shard.evictions for database in databases for shard in database.shards)
+        yield CounterMetricFamily("forebay_evicted_keys", "Keys evicted for room.", value=evicted)
+        calls = CounterMetricFamily("forebay_commands", "Commands run.", labels=["command"])
+        for spec in self._dispatch.called():
+            calls.add_metric([spec.name], spec.calls)
+        yield calls
+        errors = self._dispatch.internal_errors
+        yield CounterMetricFamily("forebay_internal_errors", "Bugs met while running commands.", value=errors)
+        yield from self._prefixes()
+
+    def _prefixes(self) -> Iterable[Metric]:
+        by_prefix = self._cache.info(None)
+        names = next(iter(by_prefix.values()), {})
+        for name in names:
+            kind = GaugeMetricFamily if name in GAUGES else CounterMetricFamily
+            family = kind(f"forebay_prefix_{name}", f"CACHE.INFO {name}, by prefix rule.", labels=["prefix"])
+            for prefix, counters in by_prefix.items():
+                family.add_metric([prefix], counters[name])
+            yield family

@@ -1,0 +1,319 @@
+"""Connection: a transport, a parser and a session. It moves bytes and decides nothing about commands.
+
+Input that cannot be served yet is never left to the transport's buffers: while a command waits for a store, or the peer
+does not read its replies, reading is paused and the commands already parsed are kept where they are. The output is
+looked at after every command, not after every read, because 64 KB of pipelined GETs can ask for gigabytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Final
+
+from protocol.encoder import encode_into
+from protocol.limits import (
+    DEFAULT,
+    OUTPUT_HARD_NORMAL,
+    OUTPUT_HIGH_WATER,
+    OUTPUT_SOFT_NORMAL,
+    OUTPUT_SOFT_SECONDS,
+    OUTPUT_UNAUTHENTICATED,
+    UNAUTHENTICATED,
+    Limits,
+)
+from protocol.parser import RequestParser
+from protocol.replies import Error
+from server.dispatch import Dispatch
+from server.keyspace.keyspace import Keyspace
+from server.session import Session
+
+log = logging.getLogger("forebay.net")
+
+# Commands parsed at once for a client that has not authenticated: its limits end with the AUTH that may come next.
+_ONE_BY_ONE: Final = 1
+
+
+class Peers:
+    """What connections share: the dispatch, the clock's keyspace, and the open connections by client id."""
+
+    __slots__ = ("by_id", "bytes_in", "bytes_out", "dispatch", "keyspace", "limits", "rejected", "total")
+
+    def __init__(self, dispatch: Dispatch, keyspace: Keyspace) -> None:
+        self.dispatch = dispatch
+        self.keyspace = keyspace
+        self.by_id: dict[int, Connection] = {}
+        # Limits of authenticated clients (CONFIG SET proto-max-bulk-len).
+        self.limits: Limits = DEFAULT
+        # Connections accepted and refused since start.
+        self.total = 0
+        self.rejected = 0
+        # Traffic of connections that are gone.
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+
+class Connection(asyncio.Protocol):
+    """One client connection."""
+
+    __slots__ = (
+        "_commands",
+        "_paused",
+        "_position",
+        "_soft_since_ms",
+        "_task",
+        "_transport",
+        "_write_blocked",
+        "bytes_in",
+        "bytes_out",
+        "closing",
+        "connected_ms",
+        "last_ms",
+        "local",
+        "parser",
+        "peer",
+        "peers",
+        "session",
+    )
+
+    def __init__(self, peers: Peers, session: Session, now_ms: int) -> None:
+        self.peers = peers
+        self.session = session
+        self.parser = RequestParser(peers.limits if session.authenticated else UNAUTHENTICATED)
+        self._transport: asyncio.Transport | None = None
+        # Parsed commands and the position of the next one to run.
+        self._commands: list[list[bytes]] = []
+        self._position = 0
+        self._paused = False
+        self._write_blocked = False
+        self._task: asyncio.Task[None] | None = None
+        self._soft_since_ms = 0
+        self.closing = False
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.connected_ms = now_ms
+        self.last_ms = now_ms
+        self.peer = ""
+        self.local = ""
+
+    # -- transport events ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=OUTPUT_HIGH_WATER)
+        self.peer = _address(transport.get_extra_info("peername"))
+        self.local = _address(transport.get_extra_info("sockname"))
+        self.peers.by_id[self.session.client_id] = self
+        self.peers.total += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closing = True
+        if self.peers.by_id.pop(self.session.client_id, None) is not None:
+            self.peers.bytes_in += self.bytes_in
+            self.peers.bytes_out += self.bytes_out
+        # What waits for a store goes on: a started write is finished, a shared load belongs to its key.
+        self._commands = []
+        self._position = 0
+        self.session.close()
+
+    def data_received(self, data: bytes) -> None:
+        self.bytes_in += len(data)
+        self.parser.feed(data)
+        if self._task is None and not self._write_blocked and not self.closing:
+            self._serve()
+
+    def eof_received(self) -> bool:
+        # What was sent before the end is still answered: the transport stays open while a command waits.
+        return self._task is not None and not self.closing
+
+    def pause_writing(self) -> None:
+        self._write_blocked = True
+
+    def resume_writing(self) -> None:
+        self._write_blocked = False
+        self._soft_since_ms = 0
+        if self._task is None and not self.closing:
+            self._serve()
+
+    # -- serving ------------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        # Run what is parsed, parse what is buffered, until something has to be waited for.
+        peers = self.peers
+        keyspace = peers.keyspace
+        dispatch = peers.dispatch
+        session = self.session
+        keyspace.tick(dispatch.clock.now_ms())
+        self.last_ms = keyspace.now_ms
+        while not self.closing:
+            if self._position >= len(self._commands):
+                if session.authenticated:
+                    self._commands = self.parser.take()
+                else:
+                    self._commands = self.parser.take(_ONE_BY_ONE)
+                self._position = 0
+                if not self._commands:
+                    self._end_of_input()
+                    break
+            out: list[bytes] = []
+            self._position = dispatch.run_batch(session, self._commands, self._position, out)
+            if out:
+                self._write(out)
+            if session.close_after_reply:
+                self.close_when_written()
+                return
+            if session.waiting is not None:
+                waiting, session.waiting = session.waiting, None
+                self._pause()
+                self._task = asyncio.get_running_loop().create_task(self._finish(waiting))
+                return
+            if not session.authenticated:
+                if self._output_size() > OUTPUT_UNAUTHENTICATED:
+                    self.abort("output before authentication")
+                    return
+            elif self.parser.limits is UNAUTHENTICATED:
+                self.parser.limits = peers.limits
+            if self._write_blocked:
+                self._pause()
+                return
+        if self._paused and not self.closing:
+            self._paused = False
+            assert self._transport is not None
+            self._transport.resume_reading()
+
+    def _end_of_input(self) -> None:
+        error = self.parser.error
+        if error is None:
+            return
+        if not error.silent:
+            self._write([Error(f"ERR {error.message}").wire])
+        self.close_when_written()
+
+    async def _finish(self, waiting: Any) -> None:
+        # The command that waited; then whatever came behind it.
+        reply = await waiting
+        self._task = None
+        if self.closing:
+            return
+        out: list[bytes] = []
+        encode_into(out, reply, self.session.protocol)
+        if out:
+            self._write(out)
+        if self.session.close_after_reply:
+            self.close_when_written()
+        elif not self._write_blocked:
+            self._serve()
+
+    def _write(self, out: list[bytes]) -> None:
+        assert self._transport is not None
+        if len(out) == 1:
+            data = out[0]
+            self.bytes_out += len(data)
+            self._transport.write(data)
+            return
+        total = 0
+        for chunk in out:
+            total += len(chunk)
+        self.bytes_out += total
+        if total > OUTPUT_HIGH_WATER:
+            # Large values are handed over as they are, without another copy.
+            self._transport.writelines(out)
+        else:
+            self._transport.write(b"".join(out))
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            assert self._transport is not None
+            self._transport.pause_reading()
+
+    # -- closing ------------------------------------------------------------------------------------------------------
+
+    def close_when_written(self) -> None:
+        """Close the connection after what is written has left."""
+        self.closing = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def close_soon(self) -> None:
+        """Close after the command that runs now, or at once when none does."""
+        if self._task is None:
+            asyncio.get_running_loop().call_soon(self.close_when_written)
+
+    def abort(self, reason: str) -> None:
+        """Cut the connection now; what was not sent is lost."""
+        log.info("client %d at %s cut: %s", self.session.client_id, self.peer, reason)
+        self.closing = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _output_size(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def check_output(self, now_ms: int) -> None:
+        """Called once a second: a peer that does not read is cut at the hard limit, or after too long at the soft."""
+        size = self._output_size()
+        if size > OUTPUT_HARD_NORMAL:
+            self.abort("output buffer over the hard limit")
+        elif size > OUTPUT_SOFT_NORMAL:
+            self._soft_since_ms = self._soft_since_ms or now_ms
+            if now_ms - self._soft_since_ms > OUTPUT_SOFT_SECONDS * 1000:
+                self.abort("output buffer over the soft limit for too long")
+        else:
+            self._soft_since_ms = 0
+
+    @property
+    def busy(self) -> bool:
+        """Does a command of this client wait for a store, or output for its reader?"""
+        return self._task is not None or self._output_size() > 0
+
+    def describe(self, now_ms: int) -> dict[str, str]:
+        """The fields of a CLIENT LIST line, in Redis's order."""
+        session = self.session
+        queue = session.queue
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        output = self._output_size()
+        buffered = self.parser.buffered()
+        command = b"NULL"
+        if self._commands and self._position:
+            command = self._commands[self._position - 1][0].lower()
+        return {
+            "id": str(session.client_id),
+            "addr": self.peer,
+            "laddr": self.local,
+            "fd": str(sock.fileno() if sock is not None else -1),
+            "name": session.name.decode("utf-8", "replace"),
+            "age": str((now_ms - self.connected_ms) // 1000),
+            "idle": str((now_ms - self.last_ms) // 1000),
+            "flags": "x" if queue is not None else "N",
+            "db": str(session.db.index),
+            "sub": "0",
+            "psub": "0",
+            "ssub": "0",
+            "multi": str(len(queue) if queue is not None else -1),
+            "watch": str(len(session.watching)),
+            "qbuf": str(buffered),
+            "qbuf-free": "0",
+            "argv-mem": "0",
+            "multi-mem": str(session.queued_bytes),
+            "rbs": "0",
+            "rbp": "0",
+            "obl": str(output),
+            "oll": "0",
+            "omem": str(output),
+            "tot-mem": str(buffered + output + session.queued_bytes + 4096),
+            "events": "r",
+            "cmd": command.decode("utf-8", "replace"),
+            "user": session.user.decode("utf-8", "replace"),
+            "redir": "-1",
+            "resp": str(session.protocol),
+            "lib-name": session.lib_name.decode("utf-8", "replace"),
+            "lib-ver": session.lib_ver.decode("utf-8", "replace"),
+        }
+
+
+def _address(name: Any) -> str:
+    if isinstance(name, tuple) and len(name) >= 2:
+        return f"[{name[0]}]:{name[1]}" if ":" in str(name[0]) else f"{name[0]}:{name[1]}"
+    return f"{name}:0" if name else "unix:0"

@@ -1,0 +1,115 @@
+"""HTTP for those who watch: /health, /ready, /metrics, and a page that links them. Off unless [http] bind is set.
+
+It shares the event loop with the clients, so every answer is small, comes from memory and waits for nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+_log = logging.getLogger(__name__)
+
+_PAGE: Final = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Forebay</title>
+<h1>Forebay</h1>
+<ul>
+<li><a href="health">health</a>: 200 while the process serves
+<li><a href="ready">ready</a>: 200 while it takes clients, 503 before and while it drains
+<li><a href="metrics">metrics</a>: counters for Prometheus
+</ul>
+</html>
+"""
+# The page has no scripts, styles or frames, and says so; nothing here may be cached, it is all "now".
+_HEADERS: Final = {
+    "Server": "forebay",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+# Requests carry no body. A peer that is still busy at shutdown is cut off after this many seconds.
+_MAX_BODY: Final = 1024
+_SHUTDOWN_S: Final = 1.0
+
+
+class _Metrics(Collector):
+    """prometheus_client's view of our counters: asked anew for every scrape."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterable[Metric]:
+        return self._collect()
+
+
+class HttpServer:
+    """The HTTP port. `bind` is (host, port), port 0 any free one; `is_ready` and `collect` are asked per request."""
+
+    def __init__(
+        self, bind: tuple[str, int], is_ready: Callable[[], bool], collect: Callable[[], Iterable[Metric]]
+    ) -> None:
+        self._bind = bind
+        self._is_ready = is_ready
+        # A registry of our own: the global one carries the process metrics of whoever imported the library. It must not
+        # describe (that is, collect) at registration, when there may be nothing to collect yet.
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_Metrics(collect))
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Bind and serve; OSError when the address cannot be had."""
+        app = web.Application(client_max_size=_MAX_BODY)
+        app.router.add_get("/", self._page)
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/ready", self._ready)
+        app.router.add_get("/metrics", self._metrics)
+        app.on_response_prepare.append(self._add_headers)
+        runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, *self._bind).start()
+        except OSError:
+            await runner.cleanup()
+            raise
+        self._runner = runner
+
+    async def stop(self) -> None:
+        """Stop accepting, finish what runs, close. Harmless when not started."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Where it listens, the port being the real one; None when it does not."""
+        if self._runner is None or not self._runner.addresses:
+            return None
+        host, port = self._runner.addresses[0][:2]
+        return str(host), int(port)
+
+    async def _add_headers(self, _request: web.Request, response: web.StreamResponse) -> None:
+        response.headers.update(_HEADERS)
+
+    async def _page(self, _request: web.Request) -> web.Response:
+        return web.Response(text=_PAGE, content_type="text/html")
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _ready(self, _request: web.Request) -> web.Response:
+        if self._is_ready():
+            return web.Response(text="ready\n")
+        return web.Response(text="not ready\n", status=503)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        body = encode(self._registry)
+        return web.Response(body=body, headers={"Content-Type": content_type})
