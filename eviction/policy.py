@@ -102,8 +102,9 @@ class Policy(ABC):
                 self._reweighed(node, node.weight - old_weight)
 
     def removed(self, node: Node) -> None:
-        """Somebody else took the node away (DEL, expiry, PERSIST under volatile scope); O(1), no-op if it is not
-        here.""" where = node.where if where == NOWHERE:
+        """Somebody else took the node away (DEL, expiry, PERSIST in volatile scope); O(1), no-op if not here."""
+        where = node.where
+        if where == NOWHERE:
             return
         self.weight -= node.weight
         self.count -= 1
@@ -114,8 +115,7 @@ class Policy(ABC):
         node.where = NOWHERE
 
     def deadline_changed(self, node: Node, deadline_ms: int) -> None:  # noqa: B027 - only for policies that ask
-        """The node expires at `deadline_ms` (0 = never); called after `added` and on change, only when
-        `needs_deadlines`."""
+        """The node expires at `deadline_ms`, 0 = never; for policies that set `needs_deadlines`, after `added` too."""
 
     def set_capacity(self, weight_limit: int, count_hint: int = 0) -> None:
         """The budget in bytes (0 = unknown, as in volatile scope) and, if known, how many nodes to prepare for."""

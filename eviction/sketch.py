@@ -35,8 +35,7 @@ class Sketch:
     def ensure(self, keys: int) -> None:
         """Have at least one counter per key in every row."""
         while self.mask + 1 < keys:
-            for row in self.rows:
-                row += row
+            self.rows = [row + row for row in self.rows]
             self.mask = 2 * self.mask + 1
 
     def add(self, key: bytes) -> None:

@@ -289,7 +289,7 @@ class Engine:
             except Unmapped:
                 continue
             if target is not None and target.row_key != () and key not in self._quarantine:
-                self.loader.request(target)
+                self.loader.request(target, ahead=True)
 
     async def wait_for_room(self, plan: Plan) -> None:
         """Backpressure, before any lock is taken. Raises Busy."""

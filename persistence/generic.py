@@ -87,9 +87,6 @@ class GenericMapping(Mapping):
     def _expires(self, change: Change, wall_offset_ms: int) -> int | None:
         return None if change.deadline_ms >= NEVER else change.deadline_ms + wall_offset_ms
 
-    def _update(self, key: RowKey, change: Change) -> tuple[RowOp | None, object]:
-        raise AssertionError("the generic table holds whole values")
-
     def _replace(self, key: RowKey, change: Change, wall_offset_ms: int) -> tuple[RowOp, object]:
         raw = _KINDS[change.kind][0](change.value)
         values = (KIND_NAMES[change.kind], raw, self._expires(change, wall_offset_ms))

@@ -51,10 +51,12 @@ class Installer(Protocol):
 class Flight:
     """One key being loaded."""
 
-    __slots__ = ("cost_ms", "done", "error", "fenced", "refresh", "result", "target", "waiters")
+    __slots__ = ("claimed", "cost_ms", "done", "error", "fenced", "refresh", "result", "target", "waiters")
 
-    def __init__(self, target: Target, refresh: bool) -> None:
+    def __init__(self, target: Target, refresh: bool, claimed: bool) -> None:
         self.target = target
+        # Somebody waits for it, or did: whoever comes next shares it.
+        self.claimed = claimed
         # A background refresh: nobody waited when it began.
         self.refresh = refresh
         # The key was written or invalidated since the flight began.
@@ -114,14 +116,19 @@ class Loader:
         self._writing: dict[bytes, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def request(self, target: Target, refresh: bool = False) -> Flight:
-        """The flight that answers this key: one under way, or a new one."""
+    def request(self, target: Target, refresh: bool = False, ahead: bool = False) -> Flight:
+        """The flight that answers this key: one under way, or a new one.
+
+        `refresh`: the key is renewed in the background; `ahead`: a command further down a pipeline will ask for it.
+        """
         flight = self._flights.get(target.key)
         if flight is not None:
-            if not refresh:
-                target.prefix.counters.loads_shared += 1
+            if not refresh and not ahead:
+                if flight.claimed:
+                    target.prefix.counters.loads_shared += 1
+                flight.claimed = True
             return flight
-        flight = Flight(target, refresh)
+        flight = Flight(target, refresh, not (refresh or ahead))
         self._flights[target.key] = flight
         prefix = target.prefix
         prefix.counters.loads += 1

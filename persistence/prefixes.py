@@ -72,8 +72,7 @@ class Template:
             types.append(kind)
             position = match.end()
             pattern += re.escape(literal.encode())
-            following = text[position : position + 1]
-            stop = b"[^" + re.escape(following.encode()[:1]) + b"]+" if following else b".+"
+            stop = self._up_to(text[position : position + 1].encode())
             pattern += {"int": _INT, "uuid": _UUID}.get(kind, b"(" + stop + b")")
         tail = text[position:]
         self._check_literal(tail)
@@ -90,6 +89,13 @@ class Template:
 
     def __hash__(self) -> int:
         return hash(self.text)
+
+    # Text up to the next literal's first character.
+    def _up_to(self, character: bytes) -> bytes:
+        if len(character) > 1:
+            # All its bytes count, because é and ê begin with the same one.
+            return b"(?:(?!" + re.escape(character) + b").)+"
+        return b"[^" + re.escape(character) + b"]+" if character else b".+"
 
     def _check_literal(self, literal: str) -> None:
         if "{" in literal or "}" in literal:

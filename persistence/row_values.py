@@ -244,7 +244,7 @@ class Mapping:
             return None, change.value
         self._check_kind(change)
         if change.members is not None and change.existed and self.upsert is None:
-            return self._update(key, change)
+            return self._update(key, change, wall_offset_ms)
         return self._replace(key, change, wall_offset_ms)
 
     def replace_op(self, key: RowKey, change: Change, wall_offset_ms: int) -> RowOp:
@@ -255,8 +255,9 @@ class Mapping:
     def _replace(self, key: RowKey, change: Change, wall_offset_ms: int) -> tuple[RowOp, object]:
         raise NotImplementedError
 
-    def _update(self, key: RowKey, change: Change) -> tuple[RowOp | None, object]:
-        return self._replace(key, change, 0)
+    def _update(self, key: RowKey, change: Change, wall_offset_ms: int) -> tuple[RowOp | None, object]:
+        # Without parts of its own a value is written as a whole.
+        return self._replace(key, change, wall_offset_ms)
 
     def _delete_op(self, key: RowKey) -> RowOp:
         if not self._deletable:
@@ -316,7 +317,7 @@ class HashMapping(Mapping):
             raise RowRejected("42703", f'"{shown_bytes(name)}" is not a column of {shown(self.relation)}')
         return position
 
-    def _update(self, key: RowKey, change: Change) -> tuple[RowOp | None, object]:
+    def _update(self, key: RowKey, change: Change, wall_offset_ms: int) -> tuple[RowOp | None, object]:
         value = cast(dict[bytes, bytes], change.value)
         assert change.members is not None
         canonical: dict[bytes, bytes] = {}

@@ -21,13 +21,12 @@ class ReplyError(Exception):
 class ReplyDecoder:
     """The replies of one server, from bytes in any pieces.
 
-    Bulk and simple strings are ``bytes``, null is None, a map is a dict, a push is a ``hiredis.PushNotification`` (a list).
+    Bulk and simple strings are ``bytes``, null is None, a map is a dict, a set is a list, and a push is a
+    ``hiredis.PushNotification``, which is a list too.
     """
 
     def __init__(self) -> None:
-        self._reader: Final = hiredis.Reader(
-            protocolError=ProtocolError, replyError=ReplyError, notEnoughData=PENDING, convertSetsToLists=True
-        )
+        self._reader: Final = hiredis.Reader(protocolError=ProtocolError, replyError=ReplyError, notEnoughData=PENDING)
 
     def feed(self, data: bytes) -> None:
         """Append received bytes."""

@@ -1,7 +1,7 @@
 """Replies to bytes, for RESP2 and RESP3. The one place where RESP3's types are flattened for RESP2.
 
-Nesting costs a stack of iterators, not Python's: a reply may be as deep as memory allows. Values of `LARGE` bytes or more
-are handed on as they are, as chunks of their own; copying starts to cost more than an entry in a list of buffers.
+Nesting costs a stack of iterators, not Python's: a reply may be as deep as memory allows. Values of `LARGE` bytes or
+more are handed on as they are, as chunks of their own; copying starts to cost more than an entry in a list of buffers.
 """
 
 from collections.abc import Iterator

@@ -139,20 +139,24 @@ class Node:
         self.ready = False
         self.stopping = asyncio.Event()
         self.force = False
+        # Kept so that a reload under way is not collected.
+        self._reload_task: asyncio.Task[None] | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     async def run(self) -> int:
         """Start, serve until told to stop, stop; the exit code."""
-        await self._start()
-        await self.stopping.wait()
-        return await self._stop()
-
-    async def _start(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        await self.start()
+        _tame_collector()
+        await self.stopping.wait()
+        return await self.stop()
+
+    async def start(self) -> None:
+        """Open stores, listeners and HTTP, and say `ready`. ConfigError when one of them cannot be had."""
         for line in warnings(self.config):
             log.warning(line)
         problems = await self.engine.open()
@@ -168,7 +172,6 @@ class Node:
             await self.engine.close(0)
             raise ConfigError(str(error.strerror or error)) from error
         self.background.start()
-        _tame_collector()
         self.ready = True
         if self.banner is not None:
             host = self.config.server.bind[0] if self.config.server.bind else "127.0.0.1"
@@ -179,7 +182,8 @@ class Node:
             addresses.append("http://{}:{}".format(*self.http.address))
         log.info("ready %s", " ".join(addresses))
 
-    async def _stop(self) -> int:
+    async def stop(self) -> int:
+        """Stop accepting, finish what runs, flush, close; the exit code."""
         self.ready = False
         began = self.clock.now_ms()
         timeout_s = 0.0 if self.force else self.config.server.shutdown_timeout_s
@@ -214,10 +218,10 @@ class Node:
         self.stopping.set()
 
     def _reload_soon(self) -> None:
-        self._reload_task = asyncio.get_running_loop().create_task(self._reload())
+        self._reload_task = asyncio.get_running_loop().create_task(self.reload())
 
-    async def _reload(self) -> None:
-        # SIGHUP. A file that is wrong changes nothing.
+    async def reload(self) -> None:
+        """SIGHUP: put the configuration file's rules, limits and password in force. A bad file changes nothing."""
         if self.source is None:
             log.warning("SIGHUP: there is no configuration file to reload")
             return

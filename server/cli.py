@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
 import protocol.parser
-from persistence.mapping import generic_ddl
 from persistence.prefixes import WRITE_BEHIND, PrefixRule
+from persistence.stores.postgres import _CREATE_GENERIC as _POSTGRESQL_TABLE
+from persistence.stores.sqlite import _CREATE_GENERIC as _SQLITE_TABLE
 from server import app
 from server.config import Config, load_config, warnings
 from server.config_units import host, whole
@@ -28,6 +29,7 @@ from server.logs import FORMATS, LEVELS, set_up_logging
 
 CLEAN: Final = 0
 BAD_USAGE: Final = 2
+_GENERIC_TABLE: Final = {"postgresql": _POSTGRESQL_TABLE, "sqlite": ";\n".join(_SQLITE_TABLE) + ";"}
 
 T = TypeVar("T")
 
@@ -172,7 +174,7 @@ def _sql(options: argparse.Namespace) -> int:
     for store in wanting:
         # The URL is not shown: what is printed here is piped and mailed around.
         print(f"-- [stores.{store.name}], {store.kind}: the generic table, created at start unless it exists")
-        print(generic_ddl(store.kind).strip())
+        print(f"BEGIN;\n{_GENERIC_TABLE[store.kind].strip()}\nCOMMIT;")
     return CLEAN
 
 

@@ -133,8 +133,7 @@ def _refuse_sql(rule: PrefixRule, stores: Mapping[str, str]) -> _Refusal:
             return key, 'has no effect while write = "cache-aside"; choose a strategy that writes'
         if stores.get(rule.store) == "memory":
             return key, f"the store {rule.store!r} is memory: and knows no SQL"
-    if rule.load and not rule.table and rule.saves:
-        # Nothing tells us which relation to write to. (Without `delete` only deleting is refused.)
-        if not rule.upsert:
-            return "upsert", 'is required to write without a table; or name the table, or choose write = "cache-aside"'
+    # Without a table nothing tells us where to write. (Without `delete` only deleting is refused.)
+    if rule.load and not rule.table and rule.saves and not rule.upsert:
+        return "upsert", 'is required to write without a table; or name the table, or choose write = "cache-aside"'
     return None

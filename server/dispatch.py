@@ -113,8 +113,8 @@ class Dispatch:
                     except Exception as error:
                         reply = self._failure(spec, argv, error)
             if session.waiting is not None:
-                if active:
-                    self._look_ahead(session, commands, position)
+                if active and position < count:
+                    self._look_ahead(session, commands, position - 1)
                 break
             # The frequent replies are encoded here; the encoder knows the rest.
             kind = type(reply)
@@ -183,7 +183,8 @@ class Dispatch:
         return None
 
     def _look_ahead(self, session: Session, commands: list[list[bytes]], position: int) -> None:
-        # A pipeline that misses on a hundred keys costs one statement: load what the commands behind will need.
+        # A pipeline that misses on a hundred keys costs one statement: load what the command that waits and those behind
+        # it will need, together.
         if session.db is not self.managed_db:
             return
         for argv in commands[position : position + _LOOK_AHEAD]:

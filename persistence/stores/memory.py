@@ -79,13 +79,14 @@ class Table:
                 raise RowRejected("23505", f"UNIQUE constraint failed: {self.shape.name}.{', '.join(unique)}")
         if not self.check(row):
             raise RowRejected("23514", f"CHECK constraint failed: {self.shape.name}")
+        self.swap(old, row)
+
+    def swap(self, old: Record | None, new: Record | None) -> None:
+        """Take `old` out and put `new` in, unchecked; None stands for no row."""
         if old is not None:
             del self.rows[_values(old, self.primary)]
-        self.rows[_values(row, self.primary)] = row
-
-    def remove(self, row: Record) -> None:
-        """Delete a row."""
-        del self.rows[_values(row, self.primary)]
+        if new is not None:
+            self.rows[_values(new, self.primary)] = new
 
 
 class MemoryStore:
@@ -164,31 +165,31 @@ class MemoryStore:
         await self._fault(BEFORE, "apply")
         groups = group_ops(ops)
         self._write_statements += len(groups)
-        # Rows are never changed in place, so a copy of each table's index is enough to go back.
-        before = [(table, dict(table.rows)) for table in self.tables.values()]
+        # What to undo: rows are never changed in place.
+        done: list[tuple[Table, Record | None, Record | None]] = []
         try:
             results: dict[int, Applied] = {}
             for group in groups:
                 for position in group:
-                    results[position] = self._apply_row(ops[position], want_rows)
+                    results[position] = self._apply_row(ops[position], want_rows, done)
             vanished = [op.key for position, op in enumerate(ops) if op.must_exist and not results[position].found]
             if vanished:
                 raise RowVanished(vanished)
         except Exception:
-            for table, rows in before:
-                table.rows = rows
+            for table, old, new in reversed(done):
+                table.swap(new, old)
             self._errors += 1
             raise
         await self._fault(AFTER, "apply")
         return [results[position] for position in range(len(ops))]
 
-    def _apply_row(self, op: RowOp, want_rows: bool) -> Applied:
+    def _apply_row(self, op: RowOp, want_rows: bool, done: list[tuple[Table, Record | None, Record | None]]) -> Applied:
         mapping = op.mapping
         table = self._table(mapping.relation)
         old = table.find(mapping.key_columns, op.key)
         if op.verb == DELETE:
-            if old is not None:
-                table.remove(old)
+            table.swap(old, None)
+            done.append((table, old, None))
             return Applied(old is not None, None)
         if op.verb == REPLACE:
             if old is None:
@@ -204,6 +205,7 @@ class MemoryStore:
             row = dict(old)
         row.update(zip(op.columns, op.values, strict=True))
         table.put(old, row)
+        done.append((table, old, row))
         return Applied(True, _values(row, mapping.columns) if want_rows else None)
 
     async def reap_generic(self, now_ms: int, limit: int) -> int:
@@ -217,7 +219,7 @@ class MemoryStore:
             if isinstance(expires, int) and expires <= now_ms and len(expired) < limit:
                 expired.append(row)
         for row in expired:
-            table.remove(row)
+            table.swap(row, None)
         await self._fault(AFTER, "reap_generic")
         return len(expired)
 

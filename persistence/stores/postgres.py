@@ -93,9 +93,9 @@ WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
 _DESCRIBE_UNIQUE: Final = """
 SELECT array_agg(a.attname::text ORDER BY k.position) AS names
 FROM pg_index i
-CROSS JOIN unnest(i.indkey::int2[], i.indcollation::oid[]) WITH ORDINALITY AS k(attnum, collation, position)
+CROSS JOIN unnest(i.indkey::int2[], i.indcollation::oid[]) WITH ORDINALITY AS k(attnum, coll, position)
 LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-LEFT JOIN pg_collation l ON l.oid = k.collation
+LEFT JOIN pg_collation l ON l.oid = k.coll
 WHERE i.indrelid = $1 AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
     AND i.indexprs IS NULL AND k.position <= i.indnkeyatts
 GROUP BY i.indexrelid, i.indisprimary
@@ -180,10 +180,12 @@ class _Connections:
         """Let busy connections finish, then cut; idle ones say goodbye."""
         self.closed = True
         idle, self._idle = self._idle, []
+        places = 0
         try:
             async with asyncio.timeout(timeout_s):
-                for _ in range(self._limit):
+                while places < self._limit:
                     await self._free.acquire()
+                    places += 1
                 for connection in idle:
                     await connection.close()
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -191,6 +193,9 @@ class _Connections:
             pass
         for connection in (*idle, *self.busy):
             connection.terminate()
+        # Who still waits for a place is told that the store is closed.
+        for _ in range(places):
+            self._free.release()
 
 
 class PostgresStore:

@@ -1,8 +1,8 @@
 """SQLite through the standard library, each connection on a thread of its own.
 
 One connection writes, because SQLite has one writer at a time anyway, and a few read; WAL lets them work side by side.
-A job crosses to its thread and back once, whatever the number of statements in it. `synchronous` stays at FULL: a commit
-that was answered survives a power cut.
+A job crosses to its thread and back once, whatever the number of statements in it. `synchronous` stays at FULL: a
+commit that was answered survives a power cut.
 
 **What is certain after an error.** Everything up to COMMIT is rolled back: definite. Only a COMMIT that failed in the
 file system is unknown: after a crash its frames may be found in the log and count.

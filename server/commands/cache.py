@@ -25,10 +25,6 @@ _WAITS: Final = NO_MULTI | NOSCRIPT
 _NOT_YET: Final = frozenset((b"GET", b"RETRY", b"DROP"))
 
 
-def _prefix(argument: bytes) -> str:
-    return argument.decode("utf-8", "surrogateescape")
-
-
 def _reply(value: object) -> object:
     # The engine speaks in strings, numbers, lists and dicts.
     if isinstance(value, str):
@@ -38,6 +34,10 @@ def _reply(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_reply(item) for item in value]
     return value
+
+
+def _unknown_prefix(prefix: str) -> Error:
+    return Error(f"ERR no rule has the prefix '{prefix}'")
 
 
 @command(
@@ -70,13 +70,12 @@ def cache_info(ctx: Context, argv: list[bytes]) -> object:
         return errors.SYNTAX
     if len(argv) == 1:
         return _reply(ctx.server.cache.info(None))
-    prefix = _prefix(argv[1])
-    counters = ctx.server.cache.info(prefix).get(prefix)
-    return _no_such_prefix(argv[1]) if counters is None else _reply(counters)
-
-
-def _no_such_prefix(argument: bytes) -> Error:
-    return Error(f"ERR no rule has the prefix '{text(argument)}'")
+    # A prefix is named by its whole template or by its head, which several templates may share.
+    prefix = text(argv[1])
+    found = ctx.server.cache.info(prefix)
+    if not found:
+        return _unknown_prefix(prefix)
+    return _reply(next(iter(found.values())) if len(found) == 1 else found)
 
 
 @command(
@@ -146,11 +145,16 @@ def cache_flush(ctx: Context, argv: list[bytes]) -> object:
         del words[-2:]
     if len(words) > 1 or (words and words[0].upper() == b"TIMEOUT"):
         return errors.SYNTAX
-    prefix = _prefix(words[0]) if words else None
+    prefix = text(words[0]) if words else None
     cache = ctx.server.cache
 
     async def flush() -> object:
-        flushed, remaining = await cache.flush(prefix, timeout_ms)
+        try:
+            flushed, remaining = await cache.flush(prefix, timeout_ms)
+        except KeyError:
+            if prefix is None:
+                raise
+            return _unknown_prefix(prefix)
         return [flushed, remaining]
 
     return Wait(flush)
@@ -212,7 +216,13 @@ def cache_dlq_list(ctx: Context, argv: list[bytes]) -> object:
         del words[-2:]
     if len(words) > 1 or (words and words[0].upper() == b"COUNT"):
         return errors.SYNTAX
-    letters = ctx.server.cache.dead_letters(_prefix(words[0]) if words else None)
+    prefix = text(words[0]) if words else None
+    try:
+        letters = ctx.server.cache.dead_letters(prefix)
+    except KeyError:
+        if prefix is None:
+            raise
+        return _unknown_prefix(prefix)
     return _reply(letters if count is None else letters[:count])
 
 

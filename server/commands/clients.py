@@ -29,7 +29,8 @@ def _line(fields: dict[str, str]) -> str:
 
 
 def _listing(clients: list[dict[str, str]]) -> Verbatim:
-    return Verbatim("".join(_line(fields) + "\n" for fields in clients), "txt")
+    lines = "".join(_line(fields) + "\n" for fields in clients)
+    return Verbatim(lines.encode("utf-8", "surrogateescape"))
 
 
 def _type_letter(argument: bytes) -> str:

@@ -28,8 +28,8 @@ def is_printable(value: bytes) -> bool:
 
 
 def text(argument: bytes) -> str:
-    """An argument as it is quoted in an error."""
-    return argument.decode("utf-8", "replace")
+    """An argument as a string; bytes that are not UTF-8 find their way back when a reply is made of it."""
+    return argument.decode("utf-8", "surrogateescape")
 
 
 def _log_in(ctx: Context, user: bytes, password: bytes) -> bool:

@@ -57,7 +57,8 @@ class Cache(Protocol):
 
     def explain(self, key: bytes, database: Database) -> dict[str, object]: ...
 
-    def info(self, prefix: str | None) -> dict[str, dict[str, int]]: ...
+    def info(self, prefix: str | None) -> dict[str, dict[str, int]]:
+        """Counters by rule. A prefix is a rule's whole template or its head; empty when no rule has it."""
 
     def rules(self) -> list[dict[str, object]]: ...
 
@@ -65,9 +66,11 @@ class Cache(Protocol):
 
     def invalidate(self, keys: list[bytes]) -> int: ...
 
-    async def flush(self, prefix: str | None, timeout_ms: int | None) -> tuple[int, int]: ...
+    async def flush(self, prefix: str | None, timeout_ms: int | None) -> tuple[int, int]:
+        """Write unsaved changes: how many were written, how many are left. KeyError: no rule has the prefix."""
 
-    def dead_letters(self, prefix: str | None) -> list[dict[str, object]]: ...
+    def dead_letters(self, prefix: str | None) -> list[dict[str, object]]:
+        """What the store refused for good, oldest first. KeyError: no rule has the prefix."""
 
     def dirty(self) -> int:
         """Unsaved changes; FLUSHALL refuses while there are any."""

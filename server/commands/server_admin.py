@@ -53,14 +53,10 @@ def info(ctx: Context, argv: list[bytes]) -> object:
         section = text(argument).lower()
         if section not in sections:
             sections.append(section)
-    return Verbatim(ctx.server.info(sections or ["default"]), "txt")
+    return Verbatim(ctx.server.info(sections or ["default"]).encode("utf-8", "surrogateescape"))
 
 
 # -- CONFIG -----------------------------------------------------------------------------------------------------------
-
-
-def _setting_name(argument: bytes) -> str:
-    return text(argument).lower()
 
 
 @command(
@@ -115,12 +111,12 @@ def config_set(ctx: Context, argv: list[bytes]) -> object:
     known = settings.names()
     values: dict[str, str] = {}
     for at in range(2, len(argv), 2):
-        name = _setting_name(argv[at])
+        name = text(argv[at]).lower()
         if name not in known:
             return Error(f"ERR Unknown option or number of arguments for CONFIG SET - '{text(argv[at])}'")
         if name in values:
             return Error(f"ERR CONFIG SET failed (possibly related to argument '{name}') - duplicate parameter")
-        values[name] = argv[at + 1].decode("utf-8", "surrogateescape")
+        values[name] = text(argv[at + 1])
     try:
         settings.set_many(values)
     except ValueError as refusal:
@@ -320,7 +316,7 @@ def shutdown(ctx: Context, argv: list[bytes]) -> object:
 def lolwut(ctx: Context, argv: list[bytes]) -> object:
     if len(argv) > 2 and argv[1].upper() == b"VERSION":
         integer(argv[2])
-    return Verbatim(f"{_LOLWUT}\nForebay ver. {_version(ctx)}\n", "txt")
+    return Verbatim(f"{_LOLWUT}\nForebay ver. {_version(ctx)}\n")
 
 
 def _version(ctx: Context) -> str:

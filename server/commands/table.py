@@ -9,6 +9,7 @@ from server.commands import (
     connection,
     hashes,
     keys,
+    scan,
     server_admin,
     strings,
     transactions,
@@ -18,4 +19,4 @@ from server.commands.spec import COMMANDS
 __all__ = ["COMMANDS", "MODULES"]
 
 # In the order in which documentation lists the families.
-MODULES = (strings, keys, hashes, transactions, cache, connection, clients, command_docs, server_admin)
+MODULES = (strings, keys, scan, hashes, transactions, cache, connection, clients, command_docs, server_admin)

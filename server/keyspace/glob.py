@@ -3,7 +3,8 @@
     *  anything    ?  one byte    [abc] [a-z] [^a-z]  one byte of a set    \\x  the byte x itself
 
 Redis's own readings of odd patterns are kept: `]` closes a set even as its first byte, a range may be given backwards,
-a set that is not closed ends with the pattern, and a lone backslash at the end stands for itself.
+a set that is not closed ends with the pattern, and a lone backslash at the end stands for itself. One is not: in Redis
+the empty text does not match `**`; here stars match anything.
 
 A recursive matcher, or a translation to a regular expression, takes exponential time on `a*a*a*a*b`; remembering only
 the *last* star is enough, because an earlier star never needs to give up what it has found (the shortest match of what

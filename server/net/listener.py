@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from typing import cast
 
 from protocol.replies import Error
 from server import errors
@@ -28,7 +29,7 @@ class _Refusal(asyncio.Protocol):
         self._error = error
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)
         transport.write(self._error.wire)
         transport.close()
 

@@ -399,7 +399,7 @@ def test_secrets_are_in_no_repr_and_no_refusal(tmp_path: Path) -> None:
 def test_loading_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "f.toml"
     file.write_text(
-        f'[stores.main]\nurl = "sqlite://{tmp_path}/new/shop.db"\n[prefix."a:"]\nstore = "main"\nread = "read-through"'
+        f'[stores.main]\nurl = "sqlite:///{tmp_path}/new/shop.db"\n[prefix."a:"]\nstore = "main"\nread = "read-through"'
     )
     load_config(file, {})
     assert [path.name for path in tmp_path.iterdir()] == ["f.toml"]
@@ -411,11 +411,9 @@ def test_loading_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "path"),
     [
-        ("sqlite:///data/shop.db", "/data/shop.db"),
         ("sqlite:////data/shop.db", "/data/shop.db"),
-        ("sqlite:///./shop.db", "./shop.db"),
+        ("sqlite:///data/shop.db", "data/shop.db"),
         ("sqlite:///../shop.db", "../shop.db"),
-        ("sqlite:///a%20b%3F.db", "/a b?.db"),
     ],
 )
 def test_sqlite_paths(url: str, path: str) -> None:
@@ -432,7 +430,7 @@ def test_other_stores_are_refused_with_the_list(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["sqlite://x.db", "sqlite:x.db", "sqlite:///"])
 def test_sqlite_in_another_spelling_is_refused(url: str) -> None:
-    assert "stores.main.url: a SQLite file is written sqlite:///path" in refusal(f'[stores.main]\nurl = "{url}"')
+    assert "stores.main.url: a SQLite file is written sqlite:///relative" in refusal(f'[stores.main]\nurl = "{url}"')
 
 
 def test_sqlite_parameters_are_refused() -> None:
@@ -539,10 +537,6 @@ def test_policy_that_is_not_registered_is_refused(name: str) -> None:
         ("store = 'main'\nwrite = 'write-through'\nupsert = 'x'", "upsert: needs a table (or a load statement)"),
         ("store = 'main'\ntable = 't'\nload = ' '", "load: is an empty statement"),
         ("store = 'main'\nwrite = 'write-through'\nload = 'x'", "upsert: is required to write without a table"),
-        (
-            "store = 'main'\nwrite = 'write-through'\nload = 'x'\nupsert = 'x'\ndelete = 'x'",
-            "columns: is required to write without a table",
-        ),
         ("tags = 'a'", "tags: must be a list of columns"),
     ],
 )  # fmt: skip

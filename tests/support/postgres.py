@@ -236,7 +236,7 @@ def postgres_server() -> Iterator[PostgresServer]:
     try:
         yield server
     finally:
-        server.stop("immediate")
+        server.stop()
         shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -1,0 +1,19 @@
+"""For all tests: the PostgreSQL fixtures, and at the end how many tests had a real PostgreSQL."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins = ["tests.support.postgres"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line that nobody can mistake: a suite that is green without a database has tested less."""
+    ran: set[str] = set()
+    skipped: set[str] = set()
+    for outcome in ("passed", "failed", "error", "xfailed", "xpassed", "skipped"):
+        for report in terminalreporter.getreports(outcome):
+            if "postgres" in report.keywords:
+                (skipped if outcome == "skipped" else ran).add(report.nodeid)
+    more = f" (skipped: {len(skipped)})" if skipped else ""
+    terminalreporter.write_line(f"PostgreSQL tests run: {len(ran)}{more}")

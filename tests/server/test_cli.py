@@ -1,0 +1,440 @@
+"""The command line: what each command does, says and returns; and the scripts that start it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from server import cli
+from server.config import Config
+from server.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+RULES = """
+[stores.main]
+url = "sqlite:///{path}"
+[stores.idle]
+url = "postgresql://app:hunter2@db/x"
+[prefix."user:{{id:int}}"]
+store = "main"
+read = "read-through"
+table = "users"
+value = "hash"
+[prefix."page:"]
+store = "main"
+write = "write-behind"
+[prefix."session:"]
+ttl = "0"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "forebay.toml"
+    path.write_text(RULES.format(path=tmp_path / "shop.db"))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    logging.captureWarnings(False)
+
+
+class Served:
+    """Stands in for server.app.serve: what it was called with, and what it answers."""
+
+    def __init__(self) -> None:
+        self.config = Config()
+        self.source: Path | None = None
+        self.banner: Callable[[str, int], list[str]] | None = None
+        self.code = 0
+
+    def __call__(self, config: Config, source: Path | None, banner: Callable[[str, int], list[str]] | None) -> int:
+        self.config, self.source, self.banner = config, source, banner
+        if source is not None:
+            assert source.exists()
+        return self.code
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Served:
+    fake = Served()
+    monkeypatch.setattr(cli.app, "serve", fake)
+    return fake
+
+
+# serve
+
+
+def test_serve_without_a_file_is_a_plain_cache(served: Served) -> None:
+    assert cli.main(["serve"]) == 0
+    assert served.config == Config()
+    assert (served.source, served.banner) == (None, None)
+
+
+def test_serve_reads_the_file(served: Served, file: Path) -> None:
+    assert cli.main(["serve", "-c", str(file)]) == 0
+    assert {rule.name for rule in served.config.rules} == {"user:{id:int}", "page:", "session:"}
+    assert served.source == file
+
+
+def test_overrides_win_over_the_file(served: Served, tmp_path: Path) -> None:
+    path = tmp_path / "f.toml"
+    path.write_text('[server]\nbind = ["10.0.0.1"]\nport = 1\ndatabases = 3')
+    assert cli.main(["serve", "-c", str(path), "--bind", "127.0.0.1", "--bind", "::1", "--port", "0"]) == 0
+    assert served.config.server.bind == ("127.0.0.1", "::1")
+    assert served.config.server.port == 0
+    assert served.config.server.databases == 3
+
+
+def test_log_options_are_taken(served: Served) -> None:
+    assert cli.main(["serve", "--log-level", "warning", "--log-format", "json"]) == 0
+    assert logging.getLogger().level == logging.WARNING
+    assert cli.main(["serve"]) == 0
+    assert logging.getLogger().level == logging.INFO
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 4])
+def test_exit_code_is_the_servers(served: Served, code: int) -> None:
+    served.code = code
+    assert cli.main(["serve"]) == code
+
+
+def test_demo_is_removed_after_a_clean_exit(served: Served) -> None:
+    assert cli.main(["serve", "--demo", "--port", "0"]) == 0
+    assert served.source is not None
+    assert served.config.server.port == 0
+    assert {rule.write for rule in served.config.rules} >= {"write-through", "write-behind", "write-around"}
+    assert served.banner is not None
+    assert "redis-cli -h 127.0.0.1 -p 5" in "\n".join(served.banner("127.0.0.1", 5))
+    assert not served.source.parent.exists()
+
+
+def test_demo_stays_after_any_other_exit(served: Served) -> None:
+    served.code = 4
+    assert cli.main(["serve", "--demo"]) == 4
+    assert served.source is not None
+    assert served.source.exists()
+    shutil.rmtree(served.source.parent)
+
+
+def test_refusal_while_starting_is_one_line_and_exit_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> int:
+        raise ConfigError("f.toml: server.port: taken")
+
+    monkeypatch.setattr(cli.app, "serve", refuse)
+    assert cli.main(["serve"]) == 2
+    assert capsys.readouterr().err == "forebay: f.toml: server.port: taken\n"
+
+
+def test_crash_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(*_: object) -> int:
+        raise RuntimeError("bug")
+
+    monkeypatch.setattr(cli.app, "serve", crash)
+    with pytest.raises(RuntimeError):
+        cli.main(["serve"])
+
+
+def test_bad_file_is_one_line_and_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "f.toml"
+    path.write_text("[server]\nprot = 1")
+    for command in (["serve", "-c", str(path)], ["check", str(path)], ["sql", str(path)]):
+        assert cli.main(command) == 2
+        assert capsys.readouterr().err == f'forebay: {path}: server.prot: unknown key; did you mean "port"?\n'
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["sreve"], "invalid choice: 'sreve'"),
+        (["serve", "--prot", "1"], "unrecognized arguments: --prot"),
+        (["serve", "--po", "1"], "unrecognized arguments: --po"),
+        (["serve", "--port", "x"], "argument --port: must be a whole number from 0 to 65535, not a string"),
+        (["serve", "--port", "65536"], "argument --port: must be from 0 to 65535, not 65536"),
+        (["serve", "--bind", "a:1"], "argument --bind: must be an IP address or a host name without a port"),
+        (["serve", "--log-level", "loud"], "argument --log-level: invalid choice: 'loud'"),
+        (["serve", "--log-format", "xml"], "argument --log-format: invalid choice: 'xml'"),
+        (["serve", "-c", "x", "--demo"], "not allowed with argument"),
+        (["check"], "the following arguments are required: FILE"),
+        (["journal", "look", "d"], "invalid choice: 'look'"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(
+    argv: list[str], expected: str, served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.count("\n") == 1
+    assert error.startswith("forebay")
+
+
+def test_help_is_exit_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for command in ("serve", "check", "sql", "journal", "version"):
+        assert command in text
+
+
+# check
+
+
+def test_check_summarises_each_rule(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", str(file)]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        f"{file}: 2 stores, 3 rules",
+        "  session:, read cache-aside, write cache-aside, no ttl",
+        "  page:, read cache-aside, write write-behind, main: generic table, ttl 300s, saved within 1s",
+        "  user:{id:int}, read read-through, write cache-aside, main: users as hash, ttl 300s",
+    ]
+    assert err.startswith(f"forebay: {file}: warning: write-behind without a journal")
+
+
+def test_check_connect_tells_every_problem(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # The second store is not there at all.
+    file.write_text(file.read_text().replace('url = "postgresql://app:hunter2@db/x"', 'url = "memory:"'))
+    assert cli.main(["check", "--connect", str(file)]) == 2
+    out, err = capsys.readouterr()
+    assert "user:{id:int}" in out
+    assert "users" in err
+    with closing(sqlite3.connect(file.parent / "shop.db")) as connection:
+        connection.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)")
+    assert cli.main(["check", "--connect", str(file)]) == 0
+
+
+def test_check_without_connect_opens_nothing(file: Path) -> None:
+    assert cli.main(["check", str(file)]) == 0
+    assert not (file.parent / "shop.db").exists()
+
+
+# sql, journal, version
+
+
+def test_sql_prints_what_sqlite_accepts(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["sql", str(file)]) == 0
+    text = capsys.readouterr().out
+    assert "[stores.main]" in text
+    assert "idle" not in text
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(text)
+        connection.executescript(text)
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(forebay_kv)")]
+    assert columns == ["key", "kind", "value", "expires_at", "updated_at"]
+
+
+def test_sql_speaks_the_dialect_of_the_store_and_shows_no_secret(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "f.toml"
+    path.write_text(
+        '[stores.pg]\nurl = "postgresql://app:hunter2@db/x"\n[prefix."a:"]\nstore = "pg"\nread = "read-through"'
+    )
+    assert cli.main(["sql", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "CREATE TABLE IF NOT EXISTS forebay_kv" in text
+    assert "timestamptz" in text
+    assert "hunter2" not in text
+
+
+def test_sql_says_when_nothing_is_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "f.toml"
+    path.write_text('[stores.m]\nurl = "memory:"\n[prefix."a:"]\nstore = "m"\nread = "read-through"\n[prefix."b:"]')
+    assert cli.main(["sql", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("-- ")
+    assert "CREATE" not in text
+
+
+@pytest.mark.parametrize("action", ["inspect", "verify", "repair"])
+def test_journal_says_that_there_is_none(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["journal", action, "/nowhere"]) == 2
+    assert capsys.readouterr().err == f"forebay: this version has no journal, so there is nothing to {action}\n"
+
+
+def test_version_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["version"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("forebay ")
+    assert lines[1] == f"python {'.'.join(str(part) for part in sys.version_info[:3])} (CPython)"
+    assert lines[2] in ("interpreted", "compiled")
+    assert lines[3].startswith("uvloop ")
+
+
+# The process
+
+
+def _start(argv: list[str], cwd: Path, log: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "TMPDIR": str(cwd), "PYTHONPATH": str(ROOT)}
+    with log.open("wb") as errors:
+        return subprocess.Popen(argv, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=errors)
+
+
+def _wait_ready(process: subprocess.Popen[bytes], log: Path) -> int:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and process.poll() is None:
+        ready = [line for line in log.read_text().splitlines() if " ready 127.0.0.1:" in line]
+        if ready:
+            return int(ready[0].rsplit(":", 1)[1])
+        time.sleep(0.02)
+    raise AssertionError(log.read_text())
+
+
+def test_demo_serves_and_obeys_sigterm(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", "import sys; from server.cli import main; sys.exit(main())"]
+    process = _start([*command, "serve", "--demo", "--port", "0"], tmp_path, log)
+    try:
+        with socket.create_connection(("127.0.0.1", _wait_ready(process, log)), 5) as client:
+            client.sendall(b"HGET user:1 name\r\n")
+            assert client.recv(100) == b"$3\r\nAda\r\n"
+        assert list(tmp_path.glob("forebay-demo-*/shop.db"))
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0, log.read_text()
+    assert b"CACHE.EXPLAIN" in out
+    assert not list(tmp_path.glob("forebay-demo-*"))
+
+
+def test_address_in_use_is_exit_2(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        command = [sys.executable, "-c", "import sys; from server.cli import main; sys.exit(main())", "serve"]
+        log = tmp_path / "log"
+        process = _start([*command, "--port", str(port)], tmp_path, log)
+        process.communicate(timeout=30)
+    assert process.returncode == 2, log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
+# The scripts
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout that looks installed, with a `forebay` that says how it was called."""
+    root = tmp_path / "check out"
+    (root / ".venv" / "bin").mkdir(parents=True)
+    shutil.copytree(ROOT / "script", root / "script")
+    shutil.copy(ROOT / "pyproject.toml", root)
+    for name, body in (("forebay", 'echo "$$ $*"'), ("python", f'exec {sys.executable} "$@"')):
+        tool = root / ".venv" / "bin" / name
+        tool.write_text(f"#!/bin/sh\n{body}\n")
+        tool.chmod(0o755)
+    (root / ".venv" / "forebay-run.stamp").write_text(f"{root.resolve()}\n{(root / 'pyproject.toml').read_text()}")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], "serve --demo"),
+        (["-c", "x y.toml"], "serve -c x y.toml"),
+        (["--port", "0"], "serve --port 0"),
+        (["serve", "--demo"], "serve --demo"),
+        (["check", "f"], "check f"),
+        (["sql", "f"], "sql f"),
+        (["journal", "inspect", "d"], "journal inspect d"),
+        (["version"], "version"),
+    ],
+)
+def test_script_serve_runs_forebay_in_its_own_process(checkout: Path, argv: list[str], expected: str) -> None:
+    process = subprocess.Popen([checkout / "script" / "serve", *argv], cwd="/", stdout=subprocess.PIPE, text=True)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    # exec: the same process, so that signals reach the server.
+    assert out == f"{process.pid} {expected}\n"
+
+
+def test_script_setup_does_nothing_while_pyproject_is_the_same(checkout: Path) -> None:
+    done = subprocess.run([checkout / "script" / "setup"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_script_setup_says_which_python_it_needs(checkout: Path) -> None:
+    shutil.rmtree(checkout / ".venv")
+    old = checkout / "old-python"
+    old.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo 'Python 3.9.2' && exit 0\nexit 1\n")
+    old.chmod(0o755)
+    # The path has a space in it, and $PYTHON is one path.
+    done = subprocess.run(
+        [checkout / "script" / "serve"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHON": str(old)},
+    )
+    assert done.returncode == 1
+    assert "Python 3.11 or newer is needed" in done.stderr
+    assert "Python 3.9.2" in done.stderr
+    assert not (checkout / ".venv").exists()
+
+
+def _script_test(checkout: Path, failing: str) -> subprocess.CompletedProcess[str]:
+    (checkout / ".venv" / "forebay-run.stamp").rename(checkout / ".venv" / "forebay-test.stamp")
+    for name in ("ruff", "mypy", "pytest"):
+        tool = checkout / ".venv" / "bin" / name
+        tool.write_text(f'#!/bin/sh\necho "{name} $*"\nexit {1 if name == failing else 0}\n')
+        tool.chmod(0o755)
+    # A redis-server that is found, so that nothing is installed.
+    (checkout / "redis-server").symlink_to("/bin/true")
+    environment = {**os.environ, "PATH": f"{checkout}:{os.environ['PATH']}"}
+    return subprocess.run(
+        [checkout / "script" / "test", "-k", "a b"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        env=environment,
+    )
+
+
+def test_script_test_runs_every_stage_and_ends_with_pytests_line(checkout: Path) -> None:
+    done = _script_test(checkout, "")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if not line.startswith("script/test")] == [
+        "ruff format --check .",
+        "ruff check .",
+        "mypy ",
+        "pytest -k a b",
+    ]
+    assert lines[-1] == "pytest -k a b"
+
+
+@pytest.mark.parametrize(("failing", "named"), [("ruff", "format lint"), ("mypy", "types"), ("pytest", "tests")])
+def test_script_test_fails_at_the_end_and_names_what_failed(checkout: Path, failing: str, named: str) -> None:
+    done = _script_test(checkout, failing)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "pytest -k a b"
+    assert done.stderr == f"script/test: FAILED: {named}\n"
+
+
+@pytest.mark.parametrize("script", ["serve", "test", "setup"])
+def test_scripts_are_bash_that_parses_and_executable(script: str) -> None:
+    path = ROOT / "script" / script
+    assert os.access(path, os.X_OK)
+    assert subprocess.run(["bash", "-n", path], check=False).returncode == 0

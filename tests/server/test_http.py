@@ -1,0 +1,161 @@
+"""The HTTP port: health, readiness, metrics, and a page."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import ClientSession
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from server.net.http import HttpServer
+
+
+class Server:
+    """What HttpServer asks: may be changed while it runs."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.hits = 7
+        self.broken = False
+        self.collections = 0
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+    def collect(self) -> Iterator[Metric]:
+        self.collections += 1
+        if self.broken:
+            raise RuntimeError("no counters")
+        hits = CounterMetricFamily("forebay_hits", "Hits per prefix.", labels=["prefix"])
+        hits.add_metric(['user:"{id}"'], self.hits)
+        yield hits
+        yield GaugeMetricFamily("forebay_clients", "Connected clients.", value=2)
+
+
+@asynccontextmanager
+async def serving(server: Server) -> AsyncIterator[tuple[ClientSession, str]]:
+    http = HttpServer(("127.0.0.1", 0), server.is_ready, server.collect)
+    await http.start()
+    assert http.address is not None
+    host, port = http.address
+    try:
+        async with ClientSession() as session:
+            yield session, f"http://{host}:{port}"
+    finally:
+        await http.stop()
+
+
+async def get(session: ClientSession, url: str) -> tuple[int, str]:
+    async with session.get(url) as answer:
+        return answer.status, await answer.text()
+
+
+async def test_health_is_200_even_when_not_ready() -> None:
+    server = Server()
+    server.ready = False
+    async with serving(server) as (session, base):
+        assert await get(session, f"{base}/health") == (200, "ok\n")
+
+
+async def test_ready_follows_the_server() -> None:
+    server = Server()
+    server.ready = False
+    async with serving(server) as (session, base):
+        assert await get(session, f"{base}/ready") == (503, "not ready\n")
+        server.ready = True
+        assert await get(session, f"{base}/ready") == (200, "ready\n")
+        server.ready = False
+        assert (await get(session, f"{base}/ready"))[0] == 503
+
+
+async def test_metrics_are_collected_for_each_scrape() -> None:
+    server = Server()
+    async with serving(server) as (session, base):
+        assert server.collections == 0
+        async with session.get(f"{base}/metrics") as answer:
+            assert answer.status == 200
+            assert answer.headers["Content-Type"].startswith("text/plain; version=")
+            lines = (await answer.text()).splitlines()
+        assert 'forebay_hits_total{prefix="user:\\"{id}\\""} 7.0' in lines
+        assert "# TYPE forebay_hits_total counter" in lines
+        assert "forebay_clients 2.0" in lines
+        # Nothing of the library's own.
+        assert not [line for line in lines if line.startswith(("python_", "process_"))]
+        server.hits = 8
+        assert " 8.0" in (await get(session, f"{base}/metrics"))[1]
+        assert server.collections == 2
+
+
+async def test_metrics_in_openmetrics_form_when_asked_for() -> None:
+    async with (
+        serving(Server()) as (session, base),
+        session.get(f"{base}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}) as answer,
+    ):
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+        assert (await answer.text()).endswith("# EOF\n")
+
+
+async def test_broken_collector_is_a_500_and_the_port_lives() -> None:
+    server = Server()
+    server.broken = True
+    async with serving(server) as (session, base):
+        status, text = await get(session, f"{base}/metrics")
+        assert status == 500
+        assert "no counters" not in text
+        assert (await get(session, f"{base}/health"))[0] == 200
+
+
+async def test_page_links_the_others_and_runs_nothing() -> None:
+    async with serving(Server()) as (session, base), session.get(f"{base}/") as answer:
+        text = await answer.text()
+        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+        for path in ("health", "ready", "metrics"):
+            assert f'href="{path}"' in text
+        assert "script" not in text
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert answer.headers["Server"] == "forebay"
+
+
+async def test_other_paths_and_methods_are_refused() -> None:
+    async with serving(Server()) as (session, base):
+        assert (await get(session, f"{base}/nothing"))[0] == 404
+        async with session.post(f"{base}/metrics", data=b"x") as answer:
+            assert answer.status == 405
+        async with session.head(f"{base}/ready") as answer:
+            assert answer.status == 200
+
+
+async def test_stop_frees_the_address_and_may_be_repeated() -> None:
+    server = Server()
+    http = HttpServer(("127.0.0.1", 0), server.is_ready, server.collect)
+    assert http.address is None
+    await http.stop()
+    await http.start()
+    address = http.address
+    assert address is not None
+    await http.stop()
+    await http.stop()
+    assert http.address is None
+    with pytest.raises(OSError, match="Connect call failed"):
+        await asyncio.open_connection(*address)
+
+
+@pytest.fixture
+def taken() -> Iterable[tuple[str, int]]:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()
+
+
+async def test_taken_address_is_an_error_and_leaves_nothing_behind(taken: tuple[str, int]) -> None:
+    server = Server()
+    http = HttpServer(taken, server.is_ready, server.collect)
+    with pytest.raises(OSError, match="address already in use"):
+        await http.start()
+    assert http.address is None
