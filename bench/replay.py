@@ -249,6 +249,8 @@ class Traffic:
         self.total = len(trace)
         # Requests of the trace that were answered by something else than an error.
         self.done = 0
+        self._alarm_at = float("inf")
+        self._alarm = asyncio.Event()
         # When the last error came, and when PostgreSQL came back; 0: not yet.
         self.last_error_s = 0.0
         self.back_s = 0.0
@@ -259,6 +261,18 @@ class Traffic:
         self._rng = random.Random(seed)
         # By client: writes of its rows that others came upon, and requests to ask again.
         self.waiting: list[deque[Request]] = [deque() for _ in range(clients)]
+
+    async def wait_done(self, share: float) -> None:
+        """Wait until this share of the trace is done."""
+        self._alarm_at = share * self.total
+        self.finished(0)
+        await self._alarm.wait()
+
+    def finished(self, requests: int) -> None:
+        """So many more requests of the trace are done."""
+        self.done += requests
+        if self.done >= self._alarm_at:
+            self._alarm.set()
 
     def owner(self, row: int) -> int:
         """The client that issues all writes of a row."""
@@ -331,7 +345,7 @@ class Client:
             report.reads += 1
         if isinstance(reply, ReplyError):
             return self._failed(request, str(reply))
-        traffic.done += 1
+        traffic.finished(1)
         row = request.row
         model = traffic.model
         if not request.is_write:
@@ -361,7 +375,7 @@ class Client:
         if kind in HONEST_ERRORS:
             traffic.waiting[self._index].append(Request(row, request.is_write))
         else:
-            traffic.done += 1
+            traffic.finished(1)
         return True
 
     def _check_recovery(self) -> None:
@@ -449,7 +463,7 @@ async def seed_rows(url: str, rows: int) -> None:
 
 
 async def check_rows(url: str, model: Model, report: Report) -> None:
-    """Compare the rows with what was acknowledged, and drop the table."""
+    """Compare the rows with what was acknowledged."""
     connection = await asyncpg.connect(url)
     try:
         records = await connection.fetch(f"SELECT id, version, body FROM {TABLE}")
@@ -458,6 +472,14 @@ async def check_rows(url: str, model: Model, report: Report) -> None:
             report.found(model.check_stored(row, stored.get(row)))
         if len(stored) > model.rows:
             report.found(f"PostgreSQL holds {len(stored)} rows, seeded were {model.rows}")
+    finally:
+        await connection.close()
+
+
+async def drop_rows(url: str) -> None:
+    """Take the table away again."""
+    connection = await asyncpg.connect(url)
+    try:
         await connection.execute(f"DROP TABLE {TABLE}")
     finally:
         await connection.close()
@@ -487,8 +509,7 @@ async def read_counters(link: Link) -> dict[str, int]:
 
 async def outage(postgres: PostgresServer, traffic: Traffic, at: float, down_s: float) -> None:
     """Stop PostgreSQL when the given share of the trace is done, start it again later."""
-    while traffic.done < at * traffic.total:
-        await asyncio.sleep(0.005)
+    await traffic.wait_done(at)
     traffic.is_down = True
     await asyncio.to_thread(postgres.stop)
     await asyncio.sleep(down_s)
@@ -586,9 +607,13 @@ def replay(options: argparse.Namespace) -> Report:
     with database(options.postgres) as (postgres, url), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(seed_rows(url, model.rows))
         server = ForebayProcess(configuration(options, url))
-        with server:
-            runner.run(drive(options, server.port, url, traffic, postgres))
-            traffic.report.exit_code = server.stop()
+        try:
+            with server:
+                runner.run(drive(options, server.port, url, traffic, postgres))
+                traffic.report.exit_code = server.stop()
+        finally:
+            if options.postgres:
+                runner.run(drop_rows(url))
         traffic.report.logged = errors_logged(server.log)
         if options.log:
             Path(options.log).write_text("\n".join(server.log) + "\n")

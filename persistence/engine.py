@@ -33,6 +33,7 @@ from persistence.loader import Flight, Loader
 from persistence.locks import KeyLocks
 from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import DELETE as ROW_DELETE
+from persistence.mapping import UPDATE as ROW_UPDATE
 from persistence.mapping import Loaded, RowOp
 from persistence.prefixes import REFRESH_AHEAD, WRITE_AROUND, WRITE_BEHIND, WRITE_THROUGH, PrefixRule, RuleTable
 from persistence.seams import Clock, Held, Memory, Random, View
@@ -388,7 +389,7 @@ class Engine:
             commit.canonical[key] = canonical
             stores.add(target.prefix.rule.store)
             if op is not None and target.prefix.rule.write != WRITE_BEHIND:
-                op.must_exist = True
+                op.must_exist = op.verb == ROW_UPDATE
                 commit.ops.append(op)
                 commit.sync_targets.append(target)
                 commit.store = target.prefix.store

@@ -6,7 +6,7 @@ rules whose head begins a key, the longest head wins. The captures are the row's
 A capture accepts only the canonical spelling of its type (`7`, never `007` or `+7`), because two spellings of one row
 would be two cache entries of one row, and one of them would go stale.
 
-Matching costs one slice and one dictionary look-up per *distinct head length*, so a thousand prefixes cost what a few do.
+Matching costs one slice and one dictionary look-up per *distinct head length*: a thousand prefixes cost what a few do.
 """
 
 from __future__ import annotations

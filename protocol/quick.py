@@ -147,14 +147,16 @@ def by_bytes(data: bytes, pos: int, most: int, max_args: int, out: list[list[byt
             if length < 0 or length > 9:
                 break
             at += 2
-            digit = data[at] - 48
-            if 0 <= digit <= 9 and length:
+            # Four digits at most; after a leading zero none, so a second one stops the road.
+            stop = at + 3 if length else at
+            while at < stop:
+                digit = data[at] - 48
+                if digit < 0 or digit > 9:
+                    break
                 length = length * 10 + digit
                 at += 1
-                digit = data[at] - 48
-                if 0 <= digit <= 9:
-                    length = length * 10 + digit
-                    at += 1
+            if length > QUICK_BULK:
+                break
             start = at + 2
             end = start + length
             if end + 2 > size:

@@ -51,10 +51,10 @@ _INT_MAX: Final = (1 << 31) - 1
 def glance(db: Database, key: bytes) -> Entry | None:
     """`find` for commands that ask *about* a key (EXISTS, TYPE, TTL, OBJECT): a hit does not count as a use of it."""
     entry = db.peek(key)
-    if entry is not None and entry.soft_ms > db.now_ms:
+    if entry is not None and entry.lease is None:
         db.hits += 1
         return entry
-    # Absent, or past its soft deadline: somebody else has to be asked, and `find` sees to that.
+    # Absent, or a copy of a row that may be too old: `find` knows whom to ask.
     return db.find(key)
 
 

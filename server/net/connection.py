@@ -1,8 +1,9 @@
 """Connection: a transport, a parser and a session. It moves bytes and decides nothing about commands.
 
-Input that cannot be served yet is never left to the transport's buffers: while a command waits for a store, or the peer
-does not read its replies, reading is paused and the commands already parsed are kept where they are. The output is
-looked at after every command, not after every read, because 64 KB of pipelined GETs can ask for gigabytes.
+While a command waits for a store, or the peer does not read its replies, the commands already parsed stay where they
+are and what comes in is only kept; above a limit reading is paused, so that nobody can make us hold more. (Reading goes
+on below it, because a peer that has gone is noticed by reading alone.) The output is looked at after every command, not
+after every read, because 64 KB of pipelined GETs can ask for gigabytes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ log = logging.getLogger("forebay.net")
 
 # Commands parsed at once for a client that has not authenticated: its limits end with the AUTH that may come next.
 _ONE_BY_ONE: Final = 1
+# Bytes that a client may send ahead while its command waits.
+_AHEAD: Final = 256 << 10
 
 
 class Peers:
@@ -58,6 +61,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_commands",
+        "_eof",
         "_paused",
         "_position",
         "_soft_since_ms",
@@ -84,7 +88,9 @@ class Connection(asyncio.Protocol):
         # Parsed commands and the position of the next one to run.
         self._commands: list[list[bytes]] = []
         self._position = 0
+        # Reading is paused; the peer has sent everything; the peer does not take what we write.
         self._paused = False
+        self._eof = False
         self._write_blocked = False
         self._task: asyncio.Task[None] | None = None
         self._soft_since_ms = 0
@@ -120,12 +126,17 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.bytes_in += len(data)
         self.parser.feed(data)
-        if self._task is None and not self._write_blocked and not self.closing:
+        if self.closing:
+            return
+        if self._task is None and not self._write_blocked:
             self._serve()
+        elif self.parser.buffered() > _AHEAD:
+            self._pause()
 
     def eof_received(self) -> bool:
-        # What was sent before the end is still answered: the transport stays open while a command waits.
-        return self._task is not None and not self.closing
+        # What was sent before the end is still answered: the transport stays open until that is done.
+        self._eof = True
+        return not self.closing and (self._task is not None or self._write_blocked)
 
     def pause_writing(self) -> None:
         self._write_blocked = True
@@ -165,7 +176,6 @@ class Connection(asyncio.Protocol):
                 return
             if session.waiting is not None:
                 waiting, session.waiting = session.waiting, None
-                self._pause()
                 self._task = asyncio.get_running_loop().create_task(self._finish(waiting))
                 return
             if not session.authenticated:
@@ -175,9 +185,12 @@ class Connection(asyncio.Protocol):
             elif self.parser.limits is UNAUTHENTICATED:
                 self.parser.limits = peers.limits
             if self._write_blocked:
-                self._pause()
                 return
-        if self._paused and not self.closing:
+        if self.closing:
+            return
+        if self._eof:
+            self.close_when_written()
+        elif self._paused:
             self._paused = False
             assert self._transport is not None
             self._transport.resume_reading()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -304,9 +306,12 @@ async def test_leaders_client_disconnecting_leaves_the_followers_served(shop: Sh
     await asked.wait()
     followers = [asyncio.create_task(client.hget("user:1", "name")) for _ in range(10)]
     await eventually(lambda: counters(node).loads_shared == 10)
-    leaders = len(node.peers.by_id)
-    writer.close()
-    await eventually(lambda: len(node.peers.by_id) == leaders - 1)
+    connected = len(node.peers.by_id)
+    # A reset: the client is gone, not merely done with sending.
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+    await eventually(lambda: len(node.peers.by_id) == connected - 1)
     go.set()
     assert await asyncio.gather(*followers) == ["Ada"] * 10
     assert counters(node).load_statements == 1

@@ -90,7 +90,9 @@ class RawClient:
     def __enter__(self) -> RawClient:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -128,7 +130,9 @@ def client_list(client: RawClient) -> list[dict[str, str]]:
     text = client.call("CLIENT", "LIST")
     assert isinstance(text, bytes)
     return [
-        dict(pair.partition("=")[::2] for pair in line.split(" ")) for line in text.decode().splitlines() if line.strip()
+        dict(pair.partition("=")[::2] for pair in line.split(" "))
+        for line in text.decode().splitlines()
+        if line.strip()
     ]
 
 
@@ -151,7 +155,9 @@ class PeakMemory:
         self._before = self._mark()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         pass
 
     @property
