@@ -9,9 +9,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import protocol.parser
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def describe(program: str) -> dict[str, str]:
@@ -23,7 +26,7 @@ def describe(program: str) -> dict[str, str]:
         "load before": " ".join(f"{load:.1f}" for load in os.getloadavg()),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "forebay": f"{_version('forebay')}, {'compiled' if is_compiled() else 'interpreted'}",
+        "forebay": f"{_own_version()}, {'compiled' if is_compiled() else 'interpreted'}",
     }
     for package in ("uvloop", "hiredis", "asyncpg"):
         facts[package] = _version(package)
@@ -51,6 +54,12 @@ def _cpu() -> str:
     except OSError:
         found = None
     return found.group(1) if found else platform.machine() or "unknown"
+
+
+# The checkout's own: it runs uninstalled, too.
+def _own_version() -> str:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        return str(tomllib.load(file)["project"]["version"])
 
 
 def _version(package: str) -> str:

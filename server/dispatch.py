@@ -41,6 +41,8 @@ log = logging.getLogger("forebay.dispatch")
 
 _SHORT_BULK: Final = len(BULK_HEADERS)
 _SMALL_INTEGERS: Final = len(INTEGERS)
+# Commands of one batch. Half the high-water mark in short replies, which is what makes it safe not to weigh them.
+_SLICE: Final = OUTPUT_HIGH_WATER // (2 * (len(BULK_HEADERS) + 16))
 # Commands of a pipeline that are looked at for keys to load ahead.
 _LOOK_AHEAD: Final = 4096
 # Times that a write is run again because its row was deleted underneath it, before the client is told to try later.
@@ -52,7 +54,7 @@ _MULTI_LIMIT: Final = 256 << 20
 class Dispatch:
     """Runs commands for sessions."""
 
-    __slots__ = ("_ordinary", "_table", "clock", "engine", "internal_errors", "keyspace", "managed_db")
+    __slots__ = ("_ordinary", "_table", "clock", "engine", "internal_errors", "keyspace", "long_bytes", "managed_db")
 
     def __init__(self, keyspace: Keyspace, engine: Engine, clock: Clock) -> None:
         self.keyspace = keyspace
@@ -63,6 +65,8 @@ class Dispatch:
         self._table = spellings(COMMANDS)
         self._ordinary = {name: spec for name, spec in self._table.items() if _is_ordinary(spec)}
         self.internal_errors = 0
+        # Bytes of the last batch's longer replies: the connection copies small batches and hands over large ones.
+        self.long_bytes = 0
 
     # -- the batch ----------------------------------------------------------------------------------------------------
 
@@ -75,8 +79,10 @@ class Dispatch:
         ordinary = self._ordinary
         active = self.engine.active
         managed_db = self.managed_db
+        limited = self.keyspace.maxmemory > 0
         size = 0
-        count = len(commands)
+        # Short replies are not weighed: so many of them cannot pass the high-water mark.
+        count = min(len(commands), position + _SLICE)
         while position < count:
             argv = commands[position]
             position += 1
@@ -84,6 +90,10 @@ class Dispatch:
             spec = ordinary.get(argv[0])
             if spec is None or session.state:
                 reply = self._unusual(session, argv)
+                if session.waiting is not None or session.close_after_reply:
+                    if session.waiting is None:
+                        encode_into(out, reply, session.protocol)
+                    break
             else:
                 arity = spec.arity
                 argc = len(argv)
@@ -94,46 +104,47 @@ class Dispatch:
                     spec.calls += 1
                     db = session.db
                     try:
-                        if spec.flags & WRITE:
-                            if spec.flags & DENYOOM and self.keyspace.maxmemory and not self.keyspace.make_room():
+                        if spec.writes:
+                            if limited and spec.grows and not self.keyspace.make_room():
                                 spec.rejected += 1
                                 reply = errors.OOM
                             elif active and db is managed_db:
                                 reply = self._write(session, spec, argv)
                             else:
                                 reply = spec.handler(session, argv)
-                        else:
+                        elif active and db is managed_db:
                             before = db.attention
                             reply = spec.handler(session, argv)
-                            if active and db.attention != before and db is managed_db:
+                            if db.attention != before:
                                 reply = self._look_again(session, spec, argv, reply)
+                        else:
+                            reply = spec.handler(session, argv)
                     except CommandError as error:
                         spec.failed += 1
                         reply = error.reply
                     except Exception as error:
                         reply = self._failure(spec, argv, error)
-            if session.waiting is not None:
-                if active and position < count:
+            if active and session.waiting is not None:
+                # A plan of the engine's: look ahead, then stop here.
+                if position < len(commands):
                     self._look_ahead(session, commands, position - 1)
                 break
             # The frequent replies are encoded here; the encoder knows the rest.
             kind = type(reply)
             if kind is bytes and len(reply) < _SHORT_BULK:  # type: ignore[arg-type]
-                wire = BULK_HEADERS[len(reply)] + reply + b"\r\n"  # type: ignore[arg-type, operator]
+                # Three references are cheaper than one concatenation: the batch is joined once.
+                out += (BULK_HEADERS[len(reply)], reply, b"\r\n")  # type: ignore[arg-type]
             elif kind is Status:
-                wire = reply.wire  # type: ignore[attr-defined]
+                out.append(reply.wire)  # type: ignore[attr-defined]
             elif reply is None:
-                wire = b"$-1\r\n" if session.protocol == 2 else b"_\r\n"
+                out.append(b"$-1\r\n" if session.protocol == 2 else b"_\r\n")
             elif kind is int and 0 <= reply < _SMALL_INTEGERS:  # type: ignore[operator]
-                wire = INTEGERS[reply]  # type: ignore[call-overload]
+                out.append(INTEGERS[reply])  # type: ignore[call-overload]
             else:
                 size += encode_into(out, reply, session.protocol)
-                wire = b""
-            if wire:
-                out.append(wire)
-                size += len(wire)
-            if size > OUTPUT_HIGH_WATER or session.close_after_reply:
-                break
+                if size > OUTPUT_HIGH_WATER:
+                    break
+        self.long_bytes = size
         return position
 
     def _look_again(self, session: Session, spec: CommandSpec, argv: list[bytes], reply: object) -> object:

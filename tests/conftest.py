@@ -13,7 +13,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped: set[str] = set()
     for outcome in ("passed", "failed", "error", "xfailed", "xpassed", "skipped"):
         for report in terminalreporter.getreports(outcome):
-            if "postgres" in report.keywords:
+            # A module that could not be collected is a report, too, and has no keywords.
+            if isinstance(report, pytest.TestReport) and "postgres" in report.keywords:
                 (skipped if outcome == "skipped" else ran).add(report.nodeid)
     more = f" (skipped: {len(skipped)})" if skipped else ""
     terminalreporter.write_line(f"PostgreSQL tests run: {len(ran)}{more}")

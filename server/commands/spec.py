@@ -70,6 +70,7 @@ class CommandSpec:
         "failed",
         "find_keys",
         "flags",
+        "grows",
         "group",
         "handler",
         "has_keys",
@@ -80,6 +81,7 @@ class CommandSpec:
         "subcommands",
         "summary",
         "syntax",
+        "writes",
     )
 
     def __init__(
@@ -103,6 +105,9 @@ class CommandSpec:
         # As COMMAND gives it: the exact number of words, or minus the least number.
         self.arity = arity
         self.flags = flags
+        self.writes = flags & WRITE != 0
+        # Refused when memory is full.
+        self.grows = flags & DENYOOM != 0
         self.keys = keys
         # For commands whose keys cannot be told by position.
         self.find_keys = find_keys

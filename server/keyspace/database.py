@@ -15,11 +15,11 @@ from binascii import crc_hqx
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from persistence.change import DELETE, EXPIRY, NEVER, WRITE
+from persistence.change import DELETE, EXPIRY, NEVER, STRING, WRITE
 from server.keyspace.entry import Entry
 from server.keyspace.shard import TABLES, Shard
 from server.keyspace.slots import SLOTS, tagged
-from server.keyspace.weights import key_weight, value_weight
+from server.keyspace.weights import STRING_OVERHEAD, key_weight, value_weight
 
 _TABLE_SHIFT: Final = (SLOTS // TABLES).bit_length() - 1
 # Keys looked at by one slice of the active expiry cycle: about a millisecond of work.
@@ -168,27 +168,31 @@ class Database:
 
     def put(self, key: bytes, kind: int, value: object, deadline_ms: int, event: bytes) -> Entry:
         """Let a key hold a new value, whatever it held; `event` is the keyspace event's name (`b"set"`)."""
-        index = self.table_of(key)
+        hashed = tagged(key) if b"{" in key else key
+        index = (crc_hqx(hashed, 0) & 16383) >> 4
+        if kind == STRING:
+            # The commonest write, written out: weights.py says the same in functions.
+            weight = STRING_OVERHEAD + len(key) + len(value)  # type: ignore[arg-type]
+        else:
+            weight = key_weight(key) + value_weight(kind, value)
         table = self.tables[index]
-        shard = self.shards[index // self.tables_per_shard]
-        weight = key_weight(key) + value_weight(kind, value)
         entry = table.get(key)
         if entry is None:
             entry = Entry(key, kind, value, deadline_ms, self.now_ms)
             entry.weight = weight
             table[key] = entry
-            shard.admit(entry)
+            self.shards[index // self.tables_per_shard].admit(entry)
         else:
             entry.kind = kind
             entry.value = value
             entry.lease = None
             entry.access_ms = self.now_ms
             if weight != entry.weight:
-                shard.reweigh(entry, weight)
+                self.shards[index // self.tables_per_shard].reweigh(entry, weight)
             entry.soft_ms = deadline_ms
             if deadline_ms != entry.deadline_ms:
                 entry.deadline_ms = deadline_ms
-                shard.deadline_moved(entry)
+                self.shards[index // self.tables_per_shard].deadline_moved(entry)
         self._changed(key, entry, WRITE, event, None)
         return entry
 

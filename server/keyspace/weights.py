@@ -14,6 +14,8 @@ from persistence.change import HASH, STRING
 BYTES_OVERHEAD: Final = 40
 # Entry with its collector header, plus its share of a dictionary at average fill.
 ENTRY_OVERHEAD: Final = 208
+# Everything of a string key but its key's and value's own bytes.
+STRING_OVERHEAD: Final = ENTRY_OVERHEAD + 2 * BYTES_OVERHEAD
 # An empty dict; and a field's share of it at average fill.
 DICT_OVERHEAD: Final = 232
 FIELD_OVERHEAD: Final = 48 + 2 * BYTES_OVERHEAD

@@ -25,6 +25,7 @@ from protocol.limits import (
 )
 from protocol.parser import RequestParser
 from protocol.replies import Error
+from server.commands.spec import CommandSpec
 from server.dispatch import Dispatch
 from server.keyspace.keyspace import Keyspace
 from server.session import Session
@@ -33,6 +34,8 @@ log = logging.getLogger("forebay.net")
 
 # Commands parsed at once for a client that has not authenticated: its limits end with the AUTH that may come next.
 _ONE_BY_ONE: Final = 1
+# Longer replies up to this many bytes are copied into one write with their neighbours: cheaper than a vector of writes.
+_COPIED: Final = 64 << 10
 # Bytes that a client may send ahead while its command waits.
 _AHEAD: Final = 256 << 10
 
@@ -62,6 +65,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_commands",
         "_eof",
+        "_last",
         "_paused",
         "_position",
         "_soft_since_ms",
@@ -88,6 +92,8 @@ class Connection(asyncio.Protocol):
         # Parsed commands and the position of the next one to run.
         self._commands: list[list[bytes]] = []
         self._position = 0
+        # The first word of the command that ran last, for CLIENT LIST.
+        self._last = b""
         # Reading is paused; the peer has sent everything; the peer does not take what we write.
         self._paused = False
         self._eof = False
@@ -169,8 +175,9 @@ class Connection(asyncio.Protocol):
                     break
             out: list[bytes] = []
             self._position = dispatch.run_batch(session, self._commands, self._position, out)
+            self._last = self._commands[self._position - 1][0]
             if out:
-                self._write(out)
+                self._write(out, dispatch.long_bytes)
             if session.close_after_reply:
                 self.close_when_written()
                 return
@@ -179,6 +186,9 @@ class Connection(asyncio.Protocol):
                 self._task = asyncio.get_running_loop().create_task(self._finish(waiting))
                 return
             if not session.authenticated:
+                # RESET takes the login away, and with it what it allowed.
+                if self.parser.limits is not UNAUTHENTICATED:
+                    self.parser.limits = UNAUTHENTICATED
                 if self._output_size() > OUTPUT_UNAUTHENTICATED:
                     self.abort("output before authentication")
                     return
@@ -200,7 +210,7 @@ class Connection(asyncio.Protocol):
         if error is None:
             return
         if not error.silent:
-            self._write([Error(f"ERR {error.message}").wire])
+            self._write([Error(f"ERR {error.message}").wire], 0)
         self.close_when_written()
 
     async def _finish(self, waiting: Any) -> None:
@@ -210,30 +220,24 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         out: list[bytes] = []
-        encode_into(out, reply, self.session.protocol)
+        size = encode_into(out, reply, self.session.protocol)
         if out:
-            self._write(out)
+            self._write(out, size)
         if self.session.close_after_reply:
             self.close_when_written()
         elif not self._write_blocked:
             self._serve()
 
-    def _write(self, out: list[bytes]) -> None:
+    def _write(self, out: list[bytes], long_bytes: int) -> None:
+        # Small batches leave as one piece; large values are handed over as they are, without another copy.
         assert self._transport is not None
-        if len(out) == 1:
-            data = out[0]
-            self.bytes_out += len(data)
-            self._transport.write(data)
-            return
-        total = 0
-        for chunk in out:
-            total += len(chunk)
-        self.bytes_out += total
-        if total > OUTPUT_HIGH_WATER:
-            # Large values are handed over as they are, without another copy.
+        if long_bytes > _COPIED:
+            self.bytes_out += sum(map(len, out))
             self._transport.writelines(out)
         else:
-            self._transport.write(b"".join(out))
+            data = b"".join(out)
+            self.bytes_out += len(data)
+            self._transport.write(data)
 
     def _pause(self) -> None:
         if not self._paused:
@@ -250,9 +254,16 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def close_soon(self) -> None:
-        """Close after the command that runs now, or at once when none does."""
+        """Close after the command that waits now, or at once when none does; a peer that does not read is cut."""
         if self._task is None:
-            asyncio.get_running_loop().call_soon(self.close_when_written)
+            asyncio.get_running_loop().call_soon(self._kill)
+
+    def _kill(self) -> None:
+        # Waiting for the output to leave would spare exactly the client that an operator most wants to be rid of.
+        if self._output_size():
+            self.abort("killed")
+        else:
+            self.close_when_written()
 
     def abort(self, reason: str) -> None:
         """Cut the connection now; what was not sent is lost."""
@@ -288,9 +299,11 @@ class Connection(asyncio.Protocol):
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         output = self._output_size()
         buffered = self.parser.buffered()
-        command = b"NULL"
-        if self._commands and self._position:
-            command = self._commands[self._position - 1][0].lower()
+        # A client that describes itself is still in its first batch. Only names from the table are shown: any other
+        # word could be a password typed at the wrong prompt, or a line end that forges a client.
+        name = self._commands[0][0] if len(self._commands) == 1 else self._last
+        spec = self.peers.dispatch.find([name]) if name else None
+        command = spec.name if isinstance(spec, CommandSpec) else "NULL"
         return {
             "id": str(session.client_id),
             "addr": self.peer,
@@ -317,7 +330,7 @@ class Connection(asyncio.Protocol):
             "omem": str(output),
             "tot-mem": str(buffered + output + session.queued_bytes + 4096),
             "events": "r",
-            "cmd": command.decode("utf-8", "replace"),
+            "cmd": command,
             "user": session.user.decode("utf-8", "replace"),
             "redir": "-1",
             "resp": str(session.protocol),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -77,6 +78,8 @@ def update(mapping: Mapping, number: int, **values: object) -> RowOp:
 async def backend_that_waits(admin: asyncpg.Connection) -> int:
     """The process of the store's connection that waits for a lock, once there is one."""
     while True:
+        # Inside a transaction the first look would be repeated for ever.
+        await admin.execute("SELECT pg_stat_clear_snapshot()")
         pid = await admin.fetchval(
             "SELECT pid FROM pg_stat_activity WHERE application_name = 'forebay' AND wait_event_type = 'Lock'"
             " AND datname = current_database()"
@@ -123,7 +126,8 @@ ROUND_TRIPS = [
     ("json", b'{"b":1,  "a":2}', b'{"b":1,  "a":2}'),
     ("int4[]", b"{1,NULL,3}", b"{1,NULL,3}"),
     ("text[]", b'{"a b",c}', b'{"a b",c}'),
-    ("inet", b"10.0.0.1", b"10.0.0.1"),
+    # The cast to text shows the netmask, unlike psql.
+    ("inet", b"10.0.0.1", b"10.0.0.1/32"),
     ("bit(3)", b"101", b"101"),
     ("mood", b"sad", b"sad"),
     ('"Odd Sch"."Odd.Type"', b"x", b"x"),
@@ -153,14 +157,14 @@ async def test_a_column_of_any_type_is_written_and_read(
     if op.exact:
         assert canonical == loaded.value
     found = await store.load_many(mapping, [(1,)])
-    assert found == {(1,): applied.row}
+    assert repr(found) == repr({(1,): applied.row}), "NaN is not equal to itself"
     # What was read can be written again, as an update too.
     again = Change(b"t:1", WRITE, HASH, loaded.value, {b"c"}, NEVER, True)
     op, canonical = mapping.accept((1,), again, 0)
     assert op is not None
     assert op.verb == UPDATE
     (applied,) = await store.apply([op], True)
-    assert found == {(1,): applied.row}
+    assert repr(found) == repr({(1,): applied.row})
     assert canonical == loaded.value
 
 
@@ -360,7 +364,7 @@ async def test_describe_counts_only_keys_that_identify_a_row(
 ) -> None:
     database(
         """
-        CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+        CREATE COLLATION loose FROM "C";
         CREATE TABLE t (
             id int8 PRIMARY KEY,
             maybe text UNIQUE,
@@ -375,6 +379,8 @@ async def test_describe_counts_only_keys_that_identify_a_row(
         CREATE UNIQUE INDEX ON t (part) WHERE part > 0;
         CREATE UNIQUE INDEX ON t (lower(code));
         CREATE INDEX ON t (code);
+        -- As if it were case-insensitive, which takes a build with ICU.
+        UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'loose';
         """
     )
     assert (await stores().describe("t")).unique == (("id",), ("b", "a"))
@@ -543,10 +549,7 @@ async def test_one_statement_goes_without_a_transaction_around_it(
     async def statements(work: Any) -> list[str]:
         start = len(postgres_server.log)
         await work
-        marks = ("BEGIN", "COMMIT", "ROLLBACK", "INSERT", "UPDATE", "DELETE", "SELECT")
-        lines = [line.partition(": ")[2].strip() for line in postgres_server.log[start:].splitlines()]
-        found = [line.rpartition(": ")[2] if line.startswith("execute") else line for line in lines]
-        return [word for line in found for word in marks if line.startswith(word)]
+        return re.findall(r"(?:statement|execute [^:]*): ([A-Z]+)", postgres_server.log[start:])
 
     await store.apply([replace(mapping, number, n=1) for number in range(3)], False)
     assert await statements(store.apply([replace(mapping, number, n=1) for number in range(3)], False)) == ["INSERT"]

@@ -160,7 +160,7 @@ async def test_del_and_get_in_one_window_do_not_load_the_row_back(shop: Shop, st
 
 
 async def test_alternating_set_and_del_over_1000_keys_is_two_statements(shop: Shop, start: Start) -> None:
-    node, client = await start(ARTICLES_BEHIND.replace("200ms", "5s").replace("article:{slug}", "article:{slug}"))
+    node, client = await start(ARTICLES_BEHIND.replace("200ms", "5s") + "write_batch = 2000\n")
     pipeline = client.pipeline(transaction=False)
     for number in range(1000):
         if number % 2:

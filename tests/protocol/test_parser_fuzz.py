@@ -88,7 +88,7 @@ def parse(pieces: list[bytes], limits: Limits, most: int = 0) -> tuple[list[list
     return commands, None if error is None else f"{error.message} {error.silent}", parser.buffered()
 
 
-@settings(max_examples=9000, deadline=None)
+@settings(max_examples=6000, deadline=None)
 @given(data=STREAMS, cuts=CUTS, limits=LIMITS, most=st.integers(0, 4))
 @example(data=b"*1\r\n$4\r\nPING\r\r\n", cuts=[15], limits=DEFAULT, most=0)
 def test_any_bytes_give_the_same_in_any_pieces(data: bytes, cuts: list[int], limits: Limits, most: int) -> None:
@@ -98,7 +98,7 @@ def test_any_bytes_give_the_same_in_any_pieces(data: bytes, cuts: list[int], lim
         assert parse([data[at : at + 1] for at in range(len(data))], limits) == whole
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=6000, deadline=None)
 @given(data=st.binary(max_size=200), cuts=CUTS)
 def test_noise_gives_the_same_in_any_pieces(data: bytes, cuts: list[int]) -> None:
     assert parse(pieces_of(data, cuts), DEFAULT) == parse([data], DEFAULT)

@@ -6,9 +6,19 @@ import pytest
 
 from persistence.change import NEVER
 from protocol.replies import Error
-from server.commands.args import INT64_MAX, INT64_MIN, MILLISECONDS, SECONDS, deadline, integer_between, parse_integer
+from server.commands.args import (
+    INT64_MAX,
+    INT64_MIN,
+    MAX_STRING,
+    MILLISECONDS,
+    SECONDS,
+    check_length,
+    deadline,
+    integer_between,
+    parse_integer,
+)
 from server.commands.numbers import parse_long_double
-from server.errors import CommandError
+from server.errors import STRING_TOO_LONG, CommandError
 from tests.server.commands.workbench import OFFSET_MS, START_MS, Workbench
 
 
@@ -53,6 +63,13 @@ def test_bounds_are_named_in_the_error() -> None:
     with pytest.raises(CommandError) as caught:
         integer_between(b"6", 1, 5)
     assert caught.value.reply == Error("ERR value is out of range, value must between 1 and 5")
+
+
+def test_strings_have_a_largest_length() -> None:
+    check_length(MAX_STRING)
+    with pytest.raises(CommandError) as caught:
+        check_length(MAX_STRING + 1)
+    assert caught.value.reply == STRING_TOO_LONG
 
 
 def test_deadline_is_never_the_mark_for_none() -> None:

@@ -272,14 +272,6 @@ def test_strings_beyond_the_limit_are_refused_before_anything_is_allocated(bench
     assert bench.run("EXISTS", "absent") == 0
 
 
-def test_append_beyond_the_limit_is_refused(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.commands.args.MAX_STRING", 10)
-    bench.run("SET", "k", "12345678")
-    assert bench.run("APPEND", "k", "90") == 10
-    assert bench.run("APPEND", "k", "1") == errors.STRING_TOO_LONG
-    assert bench.run("STRLEN", "k") == 10
-
-
 # -- counters ---------------------------------------------------------------------------------------------------------
 
 
