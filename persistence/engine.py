@@ -65,7 +65,7 @@ class Unmapped(Exception):
 class Plan:
     """What a command needs before and after it runs."""
 
-    __slots__ = ("locks", "must_load", "ready", "store_writes", "targets")
+    __slots__ = ("locks", "must_load", "ready", "save_before_reply", "store_writes", "targets")
 
     def __init__(self) -> None:
         # Managed keys of the command, by key.
@@ -78,6 +78,8 @@ class Plan:
         self.ready = True
         # Keys that the command may write and whose prefix writes to a store.
         self.store_writes: dict[bytes, Target] = {}
+        # Keys whose backlog is full and whose rule wants the reply to wait for the store then.
+        self.save_before_reply: list[Target] = []
 
 
 class Commit:
@@ -189,11 +191,8 @@ class Engine:
             rule = target.prefix.rule
             if rule.saves:
                 plan.store_writes[key] = target
-                if target.row_key == () or rule.write != WRITE_BEHIND:
+                if target.row_key == () or rule.write != WRITE_BEHIND or self._is_full(target.prefix):
                     plan.ready = False
-                elif not blind or self.queue_of(target.prefix).bytes_of(target.prefix) >= rule.max_dirty:
-                    if self._is_full(target.prefix):
-                        plan.ready = False
             if not blind and target.prefix.store is not None and (rule.saves or rule.loads):
                 plan.must_load[key] = target
                 if self._missing(target):
@@ -300,13 +299,25 @@ class Engine:
                 continue
             began = self.clock.now_ms()
             queue = self.queue_of(prefix)
-            if prefix.rule.on_full == "reject":
+            if prefix.rule.on_full == "reject" or (prefix.rule.on_full == "write-through" and queue.down_since_ms):
                 raise Busy(f"write-behind backlog of {prefix.rule.name} is full, try later")
             queue.hurry()
+            if prefix.rule.on_full == "write-through":
+                plan.save_before_reply.append(target)
+                continue
             roomy = await queue.wait_until(lambda prefix=prefix: not self._is_full(prefix), BLOCK_S)  # type: ignore[misc]
             prefix.counters.backpressure_ms += self.clock.now_ms() - began
             if not roomy:
                 raise Busy(f"write-behind backlog of {prefix.rule.name} is full, try later")
+
+    async def wait_saved(self, plan: Plan) -> None:
+        """`on_full = "write-through"`: the reply waits until the store has what was written (it is queued already)."""
+        for target in plan.save_before_reply:
+            queue = self.queue_of(target.prefix)
+            queue.hurry()
+            began = self.clock.now_ms()
+            await queue.wait_until(lambda t=target, q=queue: q.unsaved(t) is None, BLOCK_S)  # type: ignore[misc]
+            target.prefix.counters.backpressure_ms += self.clock.now_ms() - began
 
     async def prepare(self, plan: Plan, view: View) -> None:
         """Load what is missing and stage it. When this returns, nothing has run since the last look at memory."""

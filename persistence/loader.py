@@ -26,7 +26,7 @@ import logging
 from collections import deque
 from typing import Final, Protocol
 
-from persistence.errors import LoadTimeout, StoreError, StoreRejected
+from persistence.errors import LoadTimeout, StoreError, StoreRejected, StoreTimeout
 from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import Loaded
 from persistence.seams import Clock
@@ -202,6 +202,10 @@ class Loader:
     async def _fly(self, prefix: ManagedPrefix, batch: list[Flight]) -> None:
         try:
             await self._load(prefix, batch)
+        except StoreTimeout:
+            # Nothing was written, so nothing is unknown: it is the load that did not finish.
+            prefix.counters.load_timeouts += len(batch)
+            self._fail(batch, LoadTimeout("the statement did not finish in time"))
         except StoreError as error:
             prefix.counters.load_errors += 1
             self._fail(batch, error)

@@ -163,6 +163,8 @@ class RequestParser:
         """
         out: list[list[bytes]] = []
         data = self._data
+        if not data and self._large is None:
+            return out
         pos = self._pos
         if self._need:
             if self._need > len(data) - pos + len(self._tail):

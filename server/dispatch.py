@@ -152,6 +152,7 @@ class Dispatch:
         if not spec.has_keys:
             return reply
         engine = self.engine
+        engine.moved = False
         try:
             plan = engine.plan_read(spec.keys_of(argv))
         except EXPECTED as error:
@@ -335,11 +336,13 @@ class Dispatch:
                     engine.plan_write(plan, own, spec.blind is not None and spec.blind(argv))
                 else:
                     engine.plan_reads_of(plan, own)
-            concerned = engine.finish_plan(plan, keys)
-            engine.moved = False
-            if not concerned:
+            if not engine.finish_plan(plan, keys):
                 session.unwatch()
                 return self._call_all(session, calls)
+            for spec, _ in calls:
+                if spec.flags & KEYSPACE:
+                    session.unwatch()
+                    return Error(f"ERR {spec.name} cannot be part of a transaction on keys under a prefix rule")
             if plan.ready:
                 session.unwatch()
                 return self._run_ready(session, calls, plan, [])
@@ -441,6 +444,8 @@ class Dispatch:
                 view.now_ms = self.managed_db.now_ms
                 _correct_deletes(calls, replies, view, commit)
             engine.publish(plan, view, commit)
+            if plan.save_before_reply:
+                await engine.wait_saved(plan)
             return replies
         raise RowVanished([])
 

@@ -1,10 +1,10 @@
 """The longest common subsequence of two strings, for LCS.
 
-Redis fills a table of len(a) × len(b) numbers and walks back through it. The same table fits in bits: row i is an integer
-whose bit j-1 says whether the length grows from column j-1 to column j, and a row follows from the one before by one
-addition (Hyyrö 2004, "Bit-parallel LCS-length computation revisited"). That is all the way back needs, because Redis goes
-up when L(i-1, j) > L(i, j-1), and that is the case exactly when the bit of (i, j) is set. At the largest size that Redis
-accepts, 11,000 × 11,000 bytes, this takes a tenth of a second.
+Redis fills a table of len(a) × len(b) numbers and walks back through it. The same table fits in bits: row i is an
+integer whose bit j-1 says whether the length grows from column j-1 to column j, and a row follows from the one before
+by one addition (Hyyrö 2004, "Bit-parallel LCS-length computation revisited"). That is all the way back needs, because
+Redis goes up when L(i-1, j) > L(i, j-1), and that is the case exactly when the bit of (i, j) is set. At the largest
+square that Redis accepts, 11,000 × 11,000 bytes, this takes a few tenths of a second.
 """
 
 from __future__ import annotations

@@ -171,7 +171,10 @@ class Connection(asyncio.Protocol):
                     self._commands = self.parser.take(_ONE_BY_ONE)
                 self._position = 0
                 if not self._commands:
-                    self._end_of_input()
+                    if self.parser.buffered() > self.parser.limits.max_query:
+                        self.abort("query buffer over its limit")
+                    else:
+                        self._end_of_input()
                     break
             out: list[bytes] = []
             self._position = dispatch.run_batch(session, self._commands, self._position, out)

@@ -551,6 +551,8 @@ async def test_one_statement_goes_without_a_transaction_around_it(
         await work
         return re.findall(r"(?:statement|execute [^:]*): ([A-Z]+)", postgres_server.log[start:])
 
+    # On a new connection asyncpg first asks for the array types.
+    await store.load_many(mapping, [(1,)])
     await store.apply([replace(mapping, number, n=1) for number in range(3)], False)
     assert await statements(store.apply([replace(mapping, number, n=1) for number in range(3)], False)) == ["INSERT"]
     assert await statements(store.apply([update(mapping, 1, n=1)], True)) == ["UPDATE"]
