@@ -27,7 +27,7 @@ class WTinyLfu(Policy):
     a duel of the candidate and probation's oldest: the one that a sketch of recent requests has counted less often
     goes.
 
-    The shard evicts before it adds, so the window may be over its part by the last newcomer until the next eviction.
+    The shard evicts before it adds, so a duel is held for the newcomer that is about to overflow the window.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,10 @@ class WTinyLfu(Policy):
             resident = lists.oldest(PROTECTED)
             if resident == PROTECTED:
                 return self._take(candidate) if candidate != WINDOW else None
-        if candidate == WINDOW or self.window_weight <= self._capacity() - self._main_limit():
+        # The shard evicts before it adds: count a newcomer of mean weight as already here. Looking at the window as it is
+        # would find it exactly full, evict from main, and let the window's overflow in without any duel, ever.
+        arriving = self.weight // self.count
+        if candidate == WINDOW or self.window_weight + arriving <= self._capacity() - self._main_limit():
             return self._take(resident)
         newcomer = lists.node(candidate)
         if self.sketch.count(newcomer.key) > self.sketch.count(lists.node(resident).key):

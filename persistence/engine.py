@@ -28,6 +28,7 @@ from persistence.errors import (
     StoreRejected,
     StoreTimeout,
 )
+from persistence.group_commit import GroupCommit
 from persistence.lease import Lease
 from persistence.loader import Flight, Loader
 from persistence.locks import KeyLocks
@@ -117,6 +118,7 @@ class Engine:
         self.active = bool(self.prefixes)
         self.locks = KeyLocks()
         self.loader = Loader(clock, self)
+        self.groups = {name: GroupCommit(store) for name, store in stores.items()}
         self.queues: dict[str, WriteBehind] = {}
         self._open_queues()
         # The last look at memory changed it (a stale copy dropped, a copy given new life): a reply computed before that
@@ -415,7 +417,7 @@ class Engine:
         for target in commit.sync_targets:
             self.loader.begin_write(target.key)
         try:
-            results = await store.apply(commit.ops, any(not op.exact for op in commit.ops))
+            results = await self.groups[store.name].apply(commit.ops, any(not op.exact for op in commit.ops))
         except StoreTimeout:
             for target in commit.sync_targets:
                 self._distrust(target)

@@ -120,6 +120,7 @@ class _Builder:
             resets,
             load,
             overriding=any(self.columns[key.name].generated for key in keys),
+            identity=next((unique for unique in self.shape.unique if set(unique) == set(rule.template.names)), ()),
         )
         return mapping(
             Layout(

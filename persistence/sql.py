@@ -178,6 +178,7 @@ class _Builder:
         resets: tuple[str, ...],
         custom_load: CustomSql | None,
         overriding: bool = False,
+        identity: tuple[str, ...] = (),
     ) -> None:
         # Quoted already; empty for a mapping that has only a custom load.
         self.relation = relation
@@ -187,6 +188,8 @@ class _Builder:
         self.resets = resets
         # A key column is an identity that the database would like to choose itself.
         self.overriding = overriding
+        # The key columns in the order of the unique index over them.
+        self.identity = identity or tuple([key.name for key in keys])
         self.codecs = {column.name: column.codec for column in (*columns, *keys)}
         self.key_names = tuple(quote(key.name) for key in keys)
         self.custom = custom_load
@@ -319,19 +322,19 @@ class SqliteSql(_Builder):
         if verb == REPLACE:
             names = ", ".join((*self.key_names, *[quote(name) for name in columns]))
             return Statement(f"INSERT INTO {self.relation} ({names}) VALUES ", row, self.conflict() + tail)
-        if verb == DELETE:
-            names = ", ".join(self.key_names)
-            target = f"({names})" if len(self.keys) > 1 else names
-            return Statement(f"DELETE FROM {self.relation} WHERE {target} IN (VALUES ", row, ")" + tail)
+        if verb == DELETE and len(self.keys) == 1:
+            return Statement(f"DELETE FROM {self.relation} WHERE {self.key_names[0]} IN (VALUES ", row, ")" + tail)
         names = ", ".join([f"c{number}" for number in range(len(self.keys) + len(columns))])
-        width = len(self.keys)
-        sets = ", ".join([f"{quote(name)} = u.c{number}" for number, name in enumerate(columns, width)])
         matches = " AND ".join([f"t.{name} = u.c{number}" for number, name in enumerate(self.key_names)])
-        return Statement(
-            f"WITH u({names}) AS (VALUES ",
-            row,
-            f") UPDATE {self.relation} AS t SET {sets} FROM u WHERE {matches}{tail}",
-        )
+        rows = f"WITH u({names}) AS (VALUES "
+        if verb == DELETE:
+            # SQLite uses the index only for columns in the index's own order that come from a table.
+            found = ", ".join([f"t.{quote(name)}" for name in self.identity])
+            target = ", ".join([quote(name) for name in self.identity])
+            joined = f"SELECT {found} FROM u CROSS JOIN {self.relation} AS t ON {matches}"
+            return Statement(rows, row, f") DELETE FROM {self.relation} WHERE ({target}) IN ({joined}){tail}")
+        sets = ", ".join([f"{quote(name)} = u.c{number}" for number, name in enumerate(columns, len(self.keys))])
+        return Statement(rows, row, f") UPDATE {self.relation} AS t SET {sets} FROM u WHERE {matches}{tail}")
 
     def write_args(self, rows: Sequence[tuple[object, ...]]) -> list[object]:
         return list(chain.from_iterable(rows))
@@ -360,8 +363,9 @@ def sql_for(
     resets: tuple[str, ...],
     load: CustomSql | None = None,
     overriding: bool = False,
+    identity: tuple[str, ...] = (),
 ) -> Sql:
     """The statements of a mapping in its store's dialect."""
     # The memory store runs no SQL; SQLite's text serves CACHE.EXPLAIN.
     kind = PostgresSql if dialect == "postgresql" else SqliteSql
-    return kind(relation, keys, columns, resets, load, overriding)
+    return kind(relation, keys, columns, resets, load, overriding, identity)

@@ -216,6 +216,10 @@ class CachePort:
                 return prefix
         raise KeyError(name)
 
+    def manages(self, key: bytes) -> bool:
+        """Does a prefix rule apply to this key (in database 0)?"""
+        return self._engine.rules.match(key) is not None
+
     def dirty(self) -> int:
         """Keys with changes that no store has yet."""
         return self._engine.unsaved()

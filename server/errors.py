@@ -55,6 +55,8 @@ EXEC_ABORT: Final = Error("EXECABORT Transaction discarded because of previous e
 INTERNAL: Final = Error("ERR internal error")
 INVALID_CURSOR: Final = Error("ERR invalid cursor")
 MAX_CLIENTS: Final = Error("ERR max number of clients reached")
+MANAGED_ELSEWHERE: Final = Error("ERR keys under a prefix rule live in database 0 and cannot leave or enter it")
+STAGED_ELSEWHERE: Final = Error("ERR a transaction on keys under a prefix rule cannot reach into another database")
 DIRTY: Final = Error("DIRTY unsaved changes exist; CACHE.FLUSH first")
 PROTECTED: Final = Error(
     "DENIED Forebay is running in protected mode because protected mode is enabled and no password is set. In this "

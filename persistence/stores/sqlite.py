@@ -47,16 +47,17 @@ _ROWS_PER_STATEMENT: Final = 1_000
 
 # SQLite's result codes, https://www.sqlite.org/rescode.html, as the SQLSTATE that PostgreSQL would give.
 _ROW_CODES: Final = {
-    "SQLITE_CONSTRAINT_UNIQUE": "23505",
-    "SQLITE_CONSTRAINT_PRIMARYKEY": "23505",
-    "SQLITE_CONSTRAINT_ROWID": "23505",
-    "SQLITE_CONSTRAINT_NOTNULL": "23502",
-    "SQLITE_CONSTRAINT_CHECK": "23514",
-    "SQLITE_CONSTRAINT_FOREIGNKEY": "23503",
-    "SQLITE_CONSTRAINT_TRIGGER": "P0001",
-    "SQLITE_CONSTRAINT_DATATYPE": "22P02",
-    "SQLITE_MISMATCH": "22P02",
-    "SQLITE_TOOBIG": "54000",
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE: "23505",
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: "23505",
+    sqlite3.SQLITE_CONSTRAINT_ROWID: "23505",
+    sqlite3.SQLITE_CONSTRAINT_NOTNULL: "23502",
+    sqlite3.SQLITE_CONSTRAINT_CHECK: "23514",
+    sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: "23503",
+    sqlite3.SQLITE_CONSTRAINT_TRIGGER: "P0001",
+    # SQLITE_CONSTRAINT_DATATYPE, a STRICT table's refusal, which Python has no name for.
+    3091: "22P02",
+    sqlite3.SQLITE_MISMATCH: "22P02",
+    sqlite3.SQLITE_TOOBIG: "54000",
 }
 _MAPPING_MESSAGES: Final = (
     ("no such table", "42P01"),
@@ -233,7 +234,7 @@ class SqliteStore:
         if isinstance(error, OverflowError):
             return RowRejected("22003", text)
         code = _code(error)
-        sqlstate = _ROW_CODES.get(getattr(error, "sqlite_errorname", ""))
+        sqlstate = _ROW_CODES.get(getattr(error, "sqlite_errorcode", -1))
         if sqlstate is not None:
             return RowRejected(sqlstate, text)
         if code == sqlite3.SQLITE_INTERRUPT:

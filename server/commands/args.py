@@ -11,7 +11,7 @@ from typing import Final
 from persistence.change import NEVER
 from protocol.replies import Error
 from server.commands.context import Context
-from server.commands.numbers import LongDouble, parse_long_double
+from server.commands.numerals import LongDouble, parse_long_double
 from server.errors import NOT_FLOAT, NOT_INTEGER, STRING_TOO_LONG, SYNTAX, CommandError, invalid_expire
 
 INT64_MAX: Final = 9223372036854775807

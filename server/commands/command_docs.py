@@ -29,7 +29,7 @@ from server.commands.spec import (
 )
 from server.commands.syntax import Argument, parse
 from server.errors import CommandError
-from server.keyspace.glob import Glob
+from server.keyspace.globbing import Glob
 
 # The order in which Redis lists ACL categories; ours comes last.
 CATEGORIES: Final = (

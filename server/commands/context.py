@@ -72,6 +72,9 @@ class Cache(Protocol):
     def dead_letters(self, prefix: str | None) -> list[dict[str, object]]:
         """What the store refused for good, oldest first. KeyError: no rule has the prefix."""
 
+    def manages(self, key: bytes) -> bool:
+        """Does a prefix rule apply to this key (in database 0)?"""
+
     def dirty(self) -> int:
         """Unsaved changes; FLUSHALL refuses while there are any."""
 

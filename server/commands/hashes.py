@@ -9,7 +9,7 @@ from persistence.change import HASH, NEVER
 from protocol.replies import OK, Error, Map
 from server.commands.args import INT64_MAX, INT64_MIN, integer, integer_between, long_double, parse_integer
 from server.commands.context import Context
-from server.commands.numbers import parse_long_double
+from server.commands.numerals import parse_long_double
 from server.commands.spec import DENYOOM, FAST, FIRST, READ, WRITE, command
 from server.errors import (
     HASH_NOT_FLOAT,

@@ -39,10 +39,19 @@ from server.commands.spec import (
     WRITE,
     command,
 )
-from server.errors import INDEX_OUT_OF_RANGE, NO_SUCH_KEY, SAME_OBJECT, SYNTAX, CommandError, unknown_subcommand
+from server.errors import (
+    INDEX_OUT_OF_RANGE,
+    MANAGED_ELSEWHERE,
+    NO_SUCH_KEY,
+    SAME_OBJECT,
+    STAGED_ELSEWHERE,
+    SYNTAX,
+    CommandError,
+    unknown_subcommand,
+)
 from server.keyspace.database import Database
 from server.keyspace.entry import Entry
-from server.keyspace.glob import Glob
+from server.keyspace.globbing import Glob
 
 _INT_MIN: Final = -(1 << 31)
 _INT_MAX: Final = (1 << 31) - 1
@@ -407,7 +416,7 @@ def copy(ctx: Context, argv: list[bytes]) -> object:
             replace = True
         elif option == b"DB" and at + 1 < len(argv):
             at += 1
-            target = _database(ctx, argv[at])
+            target = _database(ctx, argv[at], argv[1:3])
         else:
             return SYNTAX
         at += 1
@@ -434,7 +443,7 @@ def copy(ctx: Context, argv: list[bytes]) -> object:
 )
 def move(ctx: Context, argv: list[bytes]) -> object:
     db = ctx.db
-    target = _database(ctx, argv[2])
+    target = _database(ctx, argv[2], argv[1:2])
     if target is db:
         return SAME_OBJECT
     entry = db.edit(argv[1])
@@ -448,13 +457,21 @@ def move(ctx: Context, argv: list[bytes]) -> object:
     return 1
 
 
-def _database(ctx: Context, text: bytes) -> Database:
+def _database(ctx: Context, text: bytes, keys: list[bytes]) -> Database:
     index = integer_between(text, _INT_MIN, _INT_MAX)
     keyspace = ctx.server.keyspace
     if not 0 <= index < keyspace.size:
         raise CommandError(INDEX_OUT_OF_RANGE)
     # The selected database may be a staged view; asked for by its number it must stay that view.
-    return ctx.db if index == ctx.db.index else keyspace.database(index)
+    if index == ctx.db.index:
+        return ctx.db
+    target = keyspace.database(index)
+    if ctx.db is not keyspace.database(ctx.db.index):
+        raise CommandError(STAGED_ELSEWHERE)
+    # Rules act in database 0: what enters or leaves it under one would bypass its store.
+    if 0 in (index, ctx.db.index) and any(ctx.server.cache.manages(key) for key in keys):
+        raise CommandError(MANAGED_ELSEWHERE)
+    return target
 
 
 # -- finding ----------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from server.commands.args import integer, parse_integer
 from server.commands.context import Context
 from server.commands.spec import FIRST, READ, command
 from server.errors import INVALID_CURSOR, SYNTAX, WRONG_TYPE, CommandError
-from server.keyspace.glob import Glob
+from server.keyspace.globbing import Glob
 from server.keyspace.shard import TABLES
 
 _TABLE_BITS: Final = TABLES.bit_length() - 1

@@ -11,7 +11,7 @@ from server.commands.command_docs import container_help
 from server.commands.connection import text
 from server.commands.context import Context
 from server.commands.spec import ADMIN, FAST, KEYSPACE, LOADING, NO_MULTI, NOSCRIPT, READ, STALE, WRITE, command
-from server.keyspace.glob import Glob
+from server.keyspace.globbing import Glob
 
 _ADMIN: Final = ADMIN | NOSCRIPT | LOADING | STALE
 

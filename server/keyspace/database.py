@@ -234,14 +234,24 @@ class Database:
 
     def install(self, key: bytes, kind: int, value: object, deadline_ms: int) -> Entry:
         """Put a value that was loaded: not a client's change, so nobody is told. The caller sets lease and soft_ms."""
-        old = self.tables[self.table_of(key)].get(key)
-        if old is not None:
-            self._take_out(old)
-        entry = Entry(key, kind, value, deadline_ms, self.now_ms)
-        entry.weight = key_weight(key) + value_weight(kind, value)
         index = self.table_of(key)
-        self.tables[index][key] = entry
-        self.shards[index // self.tables_per_shard].admit(entry)
+        shard = self.shards[index // self.tables_per_shard]
+        weight = key_weight(key) + value_weight(kind, value)
+        entry = self.tables[index].get(key)
+        if entry is None:
+            entry = Entry(key, kind, value, deadline_ms, self.now_ms)
+            entry.weight = weight
+            self.tables[index][key] = entry
+            shard.admit(entry)
+        else:
+            # In place: a renewed key keeps its position, on which a SCAN under way relies, and its hits.
+            entry.kind = kind
+            entry.value = value
+            entry.lease = None
+            shard.reweigh(entry, weight)
+            entry.deadline_ms = deadline_ms
+            entry.soft_ms = deadline_ms
+            shard.deadline_moved(entry)
         return entry
 
     def clear(self) -> int:

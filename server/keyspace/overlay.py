@@ -10,6 +10,8 @@ many thousand fields in the generic table) the store rewrites the whole value an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from persistence.change import DELETE, EXPIRY, HASH, NEVER, WRITE, Change
 from server.keyspace.database import Database
 from server.keyspace.entry import Entry
@@ -77,6 +79,19 @@ class Overlay(Database):
     def held(self, key: bytes) -> Entry | None:
         return self.staged[key] if key in self.staged else self.base.held(key)
 
+    def __len__(self) -> int:
+        added = sum(1 for key, entry in self.staged.items() if entry is not None and self.base.peek(key) is None)
+        gone = sum(1 for key, entry in self.staged.items() if entry is None and self.base.peek(key) is not None)
+        return len(self.base) + added - gone
+
+    def entries(self) -> Iterator[Entry]:
+        for entry in self.base.entries():
+            if entry.key not in self.staged:
+                yield entry
+        for staged in self.staged.values():
+            if staged is not None and staged.deadline_ms > self.now_ms:
+                yield staged
+
     # -- changing -----------------------------------------------------------------------------------------------------
 
     def edit(self, key: bytes) -> Entry | None:
@@ -107,6 +122,7 @@ class Overlay(Database):
 
     def set_deadline(self, entry: Entry, deadline_ms: int, event: bytes) -> None:
         entry.deadline_ms = deadline_ms
+        entry.soft_ms = deadline_ms
         self._record(entry.key, entry, EXPIRY, None, True)
 
     def remove(self, key: bytes, event: bytes = b"del") -> bool:

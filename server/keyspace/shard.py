@@ -79,7 +79,10 @@ class Shard:
 
     def deadline_moved(self, entry: Entry) -> None:
         """The entry's deadline changed: refile it, and with scope `volatile` let the policy know."""
-        self.wheel.file(entry)
+        if entry.wheel_s and entry.gone_ms() == NEVER:
+            self.wheel.forget(entry)
+        else:
+            self.wheel.file(entry)
         policy = self.policy
         if policy is None:
             return

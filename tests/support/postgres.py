@@ -241,12 +241,16 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def postgres_database(postgres_server: PostgresServer) -> str:
+def postgres_database(postgres_server: PostgresServer) -> Iterator[str]:
     """The name of a database for one test; the server runs, whatever the test before did to it."""
     if not postgres_server.running:
         postgres_server.start()
-    # Dropping it would cost a checkpoint; the whole server goes away soon.
-    return postgres_server.create_database()
+    name = postgres_server.create_database()
+    yield name
+    if not postgres_server.running:
+        postgres_server.start()
+    # Hundreds of databases are ten thousands of files, which take longer to delete at the end than one by one.
+    postgres_server.drop_database(name)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from server.keyspace.glob import Glob
+from server.keyspace.globbing import Glob
 from tests.server.commands.workbench import Workbench
 
 SEQUENCES = 300
@@ -204,11 +204,15 @@ PATTERNS = [b"*", b"a", b"?", b"[a-b]", b"[^a]", b"{*", b"*\xff", b"\\a", b"*a*"
 
 
 class Generator:
-    """Random commands. `plain` leaves out what makes Redis's encodings depend on a value's history."""
+    """Random commands. `plain` leaves out what makes Redis's encodings depend on a value's history.
+
+    `crossing` reaches into other databases, which a transaction on staged copies refuses to do.
+    """
 
     def __init__(self, seed: int, now_ms: int) -> None:
         self.random = random.Random(seed)
         self.plain = seed % 5 == 0
+        self.crossing = seed % 3 == 0
         self.now_ms = now_ms
         self.step = 0
 
@@ -368,8 +372,8 @@ class Generator:
             [b"PERSIST", key],
             [b"RENAME", key, other],
             [b"RENAMENX", key, other],
-            [b"COPY", key, other, *self.pick([b"REPLACE"], [b"DB", db], chance=0.4)],
-            [b"MOVE", key, db],
+            [b"COPY", key, other, *self.pick([b"REPLACE"], chance=0.4)],
+            *([[b"COPY", key, other, b"DB", db], [b"MOVE", key, db]] if self.crossing else []),
             [b"KEYS", pattern],
             [b"RANDOMKEY"],
             [b"SCAN", b"0", b"COUNT", b"1000", *self.pick([b"MATCH", pattern], [b"TYPE", b"hash"], [b"BAD"])],
@@ -397,7 +401,7 @@ def test_random_commands_get_the_same_replies(connection: tuple[Redis, int], see
     theirs = redis.run([[b"FLUSHALL"], [b"SELECT", b"0"], *commands])[2:]
     other = [[verb, key] for key in KEYS for verb in (b"TYPE", b"PTTL", b"GET", b"HGETALL")]
     theirs_other = redis.run([[b"SELECT", b"1"], *other])[1:]
-    for staged in (False, True):
+    for staged in (False,) if generator.crossing else (False, True):
         bench = Workbench(staged, now_ms, 0, seed=seed)
         bench.context.protocol = protocol
         for argv, their in zip(commands, theirs, strict=True):

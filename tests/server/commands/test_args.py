@@ -17,7 +17,7 @@ from server.commands.args import (
     integer_between,
     parse_integer,
 )
-from server.commands.numbers import parse_long_double
+from server.commands.numerals import parse_long_double
 from server.errors import STRING_TOO_LONG, CommandError
 from tests.server.commands.workbench import OFFSET_MS, START_MS, Workbench
 

@@ -232,7 +232,8 @@ def test_copy_refusals(bench: Workbench) -> None:
     assert bench.run("EXISTS", "b") == 0
 
 
-def test_copy_and_move_to_another_database(bench: Workbench) -> None:
+def test_copy_and_move_to_another_database(whole: Workbench) -> None:
+    bench = whole
     bench.run("SET", "a", "1", "EX", 10)
     assert bench.run("COPY", "a", "a", "DB", 1) == 1
     assert bench.run("MOVE", "a", 1) == 0
@@ -243,6 +244,24 @@ def test_copy_and_move_to_another_database(bench: Workbench) -> None:
         bench.context.select(index)
         assert bench.run("GET", "a") == b"1"
         assert bench.run("TTL", "a") == 10
+
+
+def test_keys_under_a_rule_do_not_leave_or_enter_database_0(whole: Workbench) -> None:
+    whole.run("SET", "a", "1")
+    whole.server.cache.managed.add(b"a")
+    assert whole.run("MOVE", "a", 1) == errors.MANAGED_ELSEWHERE
+    assert whole.run("COPY", "a", "b", "DB", 1) == errors.MANAGED_ELSEWHERE
+    whole.context.select(1)
+    whole.run("SET", "b", "1")
+    assert whole.run("COPY", "b", "a", "DB", 0) == errors.MANAGED_ELSEWHERE
+    assert whole.run("COPY", "b", "a", "DB", 2) == 1
+
+
+def test_staged_transaction_does_not_reach_into_another_database() -> None:
+    bench = Workbench(staged=True)
+    bench.run("SET", "a", "1")
+    assert bench.run("MOVE", "a", 1) == errors.STAGED_ELSEWHERE
+    assert bench.run("COPY", "a", "b", "DB", 1) == errors.STAGED_ELSEWHERE
 
 
 def test_move_refusals(bench: Workbench) -> None:

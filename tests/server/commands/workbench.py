@@ -35,12 +35,23 @@ class FakeSettings:
         return self.policy
 
 
+class FakeCache:
+    """No prefix rules, unless a test names managed keys."""
+
+    def __init__(self) -> None:
+        self.managed: set[bytes] = set()
+
+    def manages(self, key: bytes) -> bool:
+        return key in self.managed
+
+
 class FakeServer:
     """The part of the Server protocol that strings, hashes and keys use."""
 
     def __init__(self, databases: int, shards: int, offset_ms: int, seed: int) -> None:
         self.keyspace = Keyspace(databases, shards)
         self.settings = FakeSettings()
+        self.cache = FakeCache()
         self.random = random.Random(seed)
         self.offset_ms = offset_ms
 

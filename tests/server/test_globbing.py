@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.keyspace.glob import Glob
+from server.keyspace.globbing import Glob
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,431 @@
+"""The walls of the house, checked on the syntax trees: who imports whom, what stays pure, and how large things grow."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+ROOMS: Final = ("protocol", "eviction", "persistence", "server")
+
+# -- the modules ------------------------------------------------------------------------------------------------------
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the four rooms by its dotted name; a package's `__init__` has the package's name."""
+    found = {}
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def tree(name: str) -> ast.Module:
+    return ast.parse(modules()[name].read_text(encoding="utf-8"))
+
+
+@cache
+def imports(name: str) -> frozenset[str]:
+    """What a module imports, as module names: `from server import errors` is `server.errors`."""
+    found = set()
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner in modules() else node.module)
+    return frozenset(found)
+
+
+def ours(name: str) -> set[str]:
+    return {imported for imported in imports(name) if is_in(imported, *ROOMS)}
+
+
+def is_in(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def relative(name: str) -> str:
+    return str(modules()[name].relative_to(ROOT))
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for name in modules():
+        for node in ast.walk(tree(name)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield name, node
+
+
+EVERY_MODULE: Final = tuple(modules())
+
+# -- who imports whom -------------------------------------------------------------------------------------------------
+
+KEYSPACE: Final = ("eviction", "persistence.change", "persistence.lease", "server.keyspace")
+COMMANDS: Final = (
+    "protocol.replies",
+    "persistence.change",
+    "server.commands",
+    "server.errors",
+    "server.keyspace",
+)
+# A session and the gates before it: what a client is, and what it may do.
+SESSION: Final = ("protocol.replies", "server.commands", "server.errors", "server.keyspace")
+DISPATCH: Final = (
+    "protocol.encoder",
+    "protocol.limits",
+    "protocol.replies",
+    "persistence.engine",
+    "persistence.errors",
+    "persistence.seams",
+    "server.commands",
+    "server.errors",
+    "server.gates",
+    "server.keyspace",
+    "server.session",
+    "server.store_errors",
+)
+NET: Final = (
+    "protocol",
+    "server.commands.context",
+    "server.commands.spec",
+    "server.config",
+    "server.dispatch",
+    "server.errors",
+    "server.keyspace",
+    "server.net",
+    "server.session",
+)
+CONFIG: Final = ("eviction.registry", "persistence.prefixes", "server.errors")
+# What connects the running parts: it shows clients to commands, counts them and closes idle ones, so it may see
+# server.net, which the rest of the server may not. Only server.app builds them.
+WIRING: Final = ("eviction", "persistence", "protocol.limits", "server")
+
+# Module or package → what it may import of ours; the longest name that fits decides.
+MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
+    "protocol": ("protocol",),
+    "eviction": ("eviction",),
+    "persistence": ("persistence",),
+    "server": (),  # the package itself, and every module that is not listed here
+    "server.keyspace": KEYSPACE,
+    "server.commands": COMMANDS,
+    "server.errors": ("protocol.replies",),
+    "server.store_errors": ("persistence.engine", "persistence.errors", "protocol.replies"),
+    "server.gates": (*SESSION, "server.session"),
+    "server.session": SESSION,
+    "server.dispatch": DISPATCH,
+    "server.net": NET,
+    "server.clock": (),
+    "server.logs": (),
+    "server.info": (),
+    "server.settings": (),
+    "server.config": (*CONFIG, "server.config_model", "server.config_rules", "server.config_units"),
+    "server.config_model": (*CONFIG, "server.config_units"),
+    "server.config_rules": (*CONFIG, "server.config_model", "server.config_units"),
+    "server.config_units": (),
+    "server.control": WIRING,
+    "server.metrics": WIRING,
+    "server.background": WIRING,
+    "server.app": (*ROOMS,),
+    "server.demo": ("server.config",),
+    # Besides app and config: the SQL of the generic table (`forebay sql`) and whether the parser is compiled
+    # (`forebay version`).
+    "server.cli": (
+        "persistence.prefixes",
+        "persistence.stores.postgres",
+        "persistence.stores.sqlite",
+        "protocol.parser",
+        "server.app",
+        "server.config",
+        "server.config_units",
+        "server.demo",
+        "server.errors",
+        "server.logs",
+    ),
+}
+
+
+def allowed_for(name: str) -> tuple[str, ...]:
+    while name not in MAY_IMPORT:
+        name = name.rpartition(".")[0]
+    return MAY_IMPORT[name]
+
+
+@pytest.mark.parametrize("name", EVERY_MODULE)
+def test_module_imports_only_what_the_architecture_allows(name: str) -> None:
+    wrong = sorted(imported for imported in ours(name) if not is_in(imported, *allowed_for(name)))
+    assert not wrong, f"{relative(name)} must not import {', '.join(wrong)}"
+
+
+def test_every_rule_names_a_module_that_exists() -> None:
+    named = set(MAY_IMPORT) | {package for allowed in MAY_IMPORT.values() for package in allowed}
+    assert sorted(named - set(modules())) == []
+
+
+def test_only_the_wiring_sees_the_app_and_the_network() -> None:
+    seen = {"server.net.connection": [], "server.net.listener": [], "server.net.http": [], "server.app": []}  # type: dict[str, list[str]]
+    for name in modules():
+        for imported in ours(name) & seen.keys():
+            seen[imported].append(name)
+    assert seen["server.app"] == ["server.cli"]
+    assert seen["server.net.listener"] == ["server.app"]
+    assert seen["server.net.http"] == ["server.app"]
+    wiring = {"server.app", "server.background", "server.control", "server.metrics", "server.net.listener"}
+    assert set(seen["server.net.connection"]) <= wiring
+
+
+def test_nobody_imports_tests_benches_or_scripts() -> None:
+    wrong = {name: found for name in modules() if (found := [i for i in imports(name) if is_in(i, "tests", "bench")])}
+    assert wrong == {}
+
+
+def test_imports_are_absolute() -> None:
+    wrong = [
+        f"{relative(name)}:{node.lineno}"
+        for name in modules()
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert wrong == []
+
+
+def test_imports_stand_at_the_top_of_the_module() -> None:
+    wrong = [
+        f"{relative(name)}:{inner.lineno}"
+        for name, function in functions()
+        for inner in ast.walk(function)
+        if isinstance(inner, (ast.Import, ast.ImportFrom))
+    ]
+    assert wrong == []
+
+
+def test_no_import_is_hidden_from_the_interpreter() -> None:
+    wrong = [name for name in modules() if "TYPE_CHECKING" in modules()[name].read_text(encoding="utf-8")]
+    assert wrong == []
+
+
+def test_imports_form_no_circle() -> None:
+    # Depth first; what is on the stack and met again closes a circle. Importing a module runs its packages first.
+    state: dict[str, int] = {}
+    circles: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if state.get(name) == 2:
+            return
+        if state.get(name) == 1:
+            circles.append(" → ".join((*path[path.index(name) :], name)))
+            return
+        state[name] = 1
+        for imported in sorted(ours(name) & modules().keys()):
+            visit(imported, (*path, name))
+        state[name] = 2
+
+    for name in modules():
+        visit(name, ())
+    assert circles == []
+
+
+# -- what stays pure --------------------------------------------------------------------------------------------------
+
+PURE: Final = ("protocol", "eviction", "server.keyspace", "server.commands")
+CONCURRENCY: Final = ("asyncio", "socket", "ssl", "threading", "selectors", "concurrent", "multiprocessing", "uvloop")
+# The engine and everything under it but the stores: a clock, randomness, files and databases are passed in.
+PASSED_IN: Final = ("time", "datetime", "random", "secrets", "os", "pathlib", "io", "tempfile", "shutil", "subprocess")
+DRIVERS: Final = {
+    "asyncpg": {"persistence.stores.postgres"},
+    # The demo writes its sample file before a server exists.
+    "sqlite3": {"persistence.stores.sqlite", "server.demo"},
+}
+# Sockets and the event loop's own business: who else may import asyncio, and what for.
+ASYNCIO: Final = {
+    "persistence.engine": "shields a group commit",
+    "persistence.group_commit": "gathers and wakes",
+    "persistence.loader": "futures, call_soon and tasks",
+    "persistence.locks": "futures",
+    "persistence.write_behind": "the flushing task",
+    "persistence.stores.postgres": "timers",
+    "persistence.stores.sqlite": "a thread per connection",
+    "server.app": "signals",
+    "server.background": "two loops",
+    "server.clock": "sleep",
+    "server.net.connection": "a protocol",
+    "server.net.listener": "servers",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY_MODULE if is_in(name, *PURE)])
+def test_pure_room_knows_no_loop_socket_or_thread(name: str) -> None:
+    assert sorted(imported for imported in imports(name) if is_in(imported, *CONCURRENCY)) == []
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY_MODULE if is_in(name, "server.keyspace", "server.commands")])
+def test_handlers_and_keyspace_are_synchronous_but_for_what_a_wait_starts(name: str) -> None:
+    # A handler that has to wait returns a Wait; the coroutine inside it, and the protocols that describe the engine,
+    # are the only async text in these rooms.
+    found = {
+        function.name
+        for module, function in functions()
+        if module == name and isinstance(function, ast.AsyncFunctionDef)
+    }
+    allowed = {"server.commands.cache": {"flush"}, "server.commands.context": {"load", "flush"}}
+    assert found <= allowed.get(name, set())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name for name in EVERY_MODULE if is_in(name, "persistence", "eviction", "protocol", "server.keyspace")],
+)
+def test_clock_randomness_and_files_are_passed_in(name: str) -> None:
+    # SQLite's progress handler runs inside the database's own thread and looks at the clock there.
+    own = {"time"} if name == "persistence.stores.sqlite" else set()
+    assert {imported for imported in imports(name) if is_in(imported, *PASSED_IN)} - own == set()
+    opened = [
+        node.lineno
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open"
+    ]
+    assert opened == []
+
+
+def test_commands_take_time_and_randomness_from_their_context() -> None:
+    wrong = [
+        f"{relative(name)}: {imported}"
+        for name in modules()
+        if is_in(name, "server.commands")
+        for imported in imports(name)
+        if is_in(imported, "time", "datetime", "random", "secrets", "os", "pathlib")
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_driver_is_known_to_its_store_alone(driver: str) -> None:
+    assert {name for name in modules() if any(is_in(i, driver) for i in imports(name))} <= DRIVERS[driver]
+
+
+def test_only_known_modules_meet_the_event_loop() -> None:
+    found = {name for name in modules() if any(is_in(i, "asyncio", "uvloop") for i in imports(name))}
+    assert sorted(found - ASYNCIO.keys()) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "home"),
+    [
+        ("pydantic", {"server.config_model"}),
+        ("aiohttp", {"server.net.http"}),
+        ("hiredis", {"protocol.decoder"}),
+        ("msgpack", {"persistence.generic"}),
+        ("prometheus_client", {"server.net.http", "server.metrics"}),
+        ("tomllib", {"server.config"}),
+        ("argparse", {"server.cli"}),
+    ],
+)
+def test_library_has_one_home(package: str, home: set[str]) -> None:
+    assert {name for name in modules() if any(is_in(i, package) for i in imports(name))} == home
+
+
+# -- habits -----------------------------------------------------------------------------------------------------------
+
+FORBIDDEN_NAMES: Final = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers", "base_classes"}
+# Named before this rule; neither room has a program that could be started inside it.
+NAMED_LIKE_THE_LIBRARY: Final = {
+    "persistence.codecs": "the standard codecs is imported by the interpreter long before",
+    "server.net.http": "the plan of the house names it so",
+}
+LINES_PER_FILE: Final = 600
+LINES_PER_FUNCTION: Final = 80
+# File → why it may be larger, and how far.
+LARGER_FILES: Final = {
+    "server/commands/strings.py": (700, "one table row above each of 22 short handlers"),
+    "server/commands/keys.py": (700, "one table row above each of 27 short handlers"),
+    "persistence/engine.py": (900, "the strategies: plan, prepare, accept, apply, publish share their state"),
+}
+# Function → why it may be longer, and how far.
+LONGER_FUNCTIONS: Final = {
+    "server.dispatch.run_batch": (100, "the hot road: a call costs what the work of a command costs"),
+}
+
+
+@pytest.mark.parametrize("name", EVERY_MODULE)
+def test_module_begins_with_its_explanation(name: str) -> None:
+    if modules()[name].name != "__init__.py" or modules()[name].stat().st_size:
+        assert ast.get_docstring(tree(name)), f"{relative(name)} has no docstring"
+
+
+def test_file_names_say_what_is_inside() -> None:
+    stems = {path.stem for path in modules().values()} | {path.parent.name for path in modules().values()}
+    assert stems & FORBIDDEN_NAMES == set()
+
+
+def test_no_file_is_named_like_a_module_of_the_standard_library() -> None:
+    # A script that is started inside a room would import ours instead.
+    named = [name for name, path in modules().items() if path.stem in sys.stdlib_module_names]
+    assert sorted(set(named) - NAMED_LIKE_THE_LIBRARY.keys()) == []
+
+
+def test_exceptions_are_caught_by_name() -> None:
+    wrong = [
+        f"{relative(name)}:{node.lineno}"
+        for name in modules()
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.ExceptHandler) and node.type is None
+    ]
+    assert wrong == []
+
+
+def test_whoever_catches_everything_raises_it_again() -> None:
+    # `except BaseException` also catches a cancellation, which must not be swallowed.
+    wrong = [
+        f"{relative(name)}:{node.lineno}"
+        for name in modules()
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.ExceptHandler)
+        and any(isinstance(part, ast.Name) and part.id == "BaseException" for part in ast.walk(node.type or node))
+        and not any(isinstance(part, ast.Raise) and part.exc is None for part in ast.walk(node))
+    ]
+    assert wrong == []
+
+
+def test_files_stay_small() -> None:
+    wrong = []
+    for name, path in modules().items():
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        most = LARGER_FILES.get(relative(name), (LINES_PER_FILE, ""))[0]
+        if lines > most:
+            wrong.append(f"{relative(name)}: {lines} lines, at most {most}")
+    assert wrong == []
+
+
+def test_functions_stay_small() -> None:
+    wrong = []
+    for name, function in functions():
+        lines = (function.end_lineno or 0) - function.lineno + 1
+        most = LONGER_FUNCTIONS.get(f"{name}.{function.name}", (LINES_PER_FUNCTION, ""))[0]
+        if lines > most:
+            wrong.append(f"{relative(name)}:{function.lineno} {function.name}: {lines} lines, at most {most}")
+    assert wrong == []
+
+
+def test_exceptions_from_the_sizes_are_still_needed() -> None:
+    files = {relative(name): len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
+    assert [file for file in LARGER_FILES if files.get(file, 0) <= LINES_PER_FILE] == []
+    assert {f"{name}.{function.name}" for name, function in functions()} >= LONGER_FUNCTIONS.keys()
+
+
+def test_no_text_puts_work_off() -> None:
+    wrong = [
+        f"{relative(name)}: {word}"
+        for name, path in modules().items()
+        for word in ("TODO", "FIXME", "XXX", "HACK")
+        if word in path.read_text(encoding="utf-8").split()
+    ]
+    assert wrong == []
