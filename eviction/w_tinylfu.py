@@ -113,8 +113,8 @@ class WTinyLfu(Policy):
             resident = lists.oldest(PROTECTED)
             if resident == PROTECTED:
                 return self._take(candidate) if candidate != WINDOW else None
-        # The shard evicts before it adds: count a newcomer of mean weight as already here. Looking at the window as it is
-        # would find it exactly full, evict from main, and let the window's overflow in without any duel, ever.
+        # The shard evicts before it adds: count a newcomer of mean weight as already here. Looking at the window as it
+        # is would find it exactly full, evict from main, and let the window's overflow in without any duel, ever.
         arriving = self.weight // self.count
         if candidate == WINDOW or self.window_weight + arriving <= self._capacity() - self._main_limit():
             return self._take(resident)

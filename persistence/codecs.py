@@ -34,7 +34,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 from uuid import UUID
 
 from persistence.json_text import NumberText, Unfit, check_text, decode_text, json_string, json_text, parse_json
@@ -73,9 +73,8 @@ class Codec:
 # --- text --------------------------------------------------------------------------------------------------------
 
 
-def _text_field(value: object) -> bytes:
-    assert isinstance(value, str)
-    return value.encode()
+# A method of the type rather than a function around it: a third of the time of a loaded row is spent here.
+_text_field: Final = cast(Callable[[object], bytes], str.encode)
 
 
 def _text_dump(value: object) -> str:
@@ -95,9 +94,7 @@ def _text_read(value: object) -> object:
 _INTEGER: Final = re.compile(rb"[+-]?[0-9]{1,40}")
 
 
-def _int_field(value: object) -> bytes:
-    assert isinstance(value, int)
-    return b"%d" % value
+_int_field: Final = cast(Callable[[object], bytes], b"%d".__mod__)
 
 
 def _int_codec(name: str, bits: int, array: str) -> Codec:

@@ -18,12 +18,10 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from persistence.change import DELETE, EXPIRY, NEVER, STRING, WRITE, Change
+from persistence.change import DELETE, EXPIRY, NEVER, WRITE, Change
 from persistence.errors import (
     LoadTimeout,
-    RowRejected,
     RowVanished,
-    StoreDown,
     StoreError,
     StoreRejected,
     StoreTimeout,
@@ -43,7 +41,8 @@ from persistence.write_behind import Pending, Saved, WriteBehind
 
 log = logging.getLogger("forebay.engine")
 
-# A refresh that failed is tried again after this share of the TTL, doubling: the next read must not hammer a sick store.
+# A refresh that failed is tried again after this share of the TTL, doubling: the next read must not hammer a sick
+# store.
 REFRESH_BACKOFF_FIRST_MS: Final = 500
 # How long a write waits for room in a full queue before it is answered -BUSY.
 BLOCK_S: Final = 2.0
@@ -291,6 +290,8 @@ class Engine:
             except Unmapped:
                 continue
             if target is not None and target.row_key != () and key not in self._quarantine:
+                # Counted as a miss here and as a hit when the command behind finds it in memory.
+                target.prefix.counters.misses += 1
                 self.loader.request(target, ahead=True)
 
     async def wait_for_room(self, plan: Plan) -> None:
@@ -368,9 +369,8 @@ class Engine:
         for key, target in plan.targets.items():
             if target.prefix.store is not None and not target.prefix.rule.generic:
                 view.managed.add(key)
-            if key in plan.store_writes and key not in plan.must_load:
-                if not self._known_absent(target):
-                    view.unknown.add(key)
+            if key in plan.store_writes and key not in plan.must_load and not self._known_absent(target):
+                view.unknown.add(key)
 
     def stage_now(self, plan: Plan, view: View) -> None:
         """`prepare` for a plan that has nothing to wait for."""
@@ -538,7 +538,9 @@ class Engine:
         self.memory.drop(target.key)
         self.memory.touch_watchers(target.key)
         target.prefix.forget_absent(target.key)
-        slack_s = getattr(target.prefix.store, "statement_timeout_s", 0.0) + QUARANTINE_SLACK_S
+        store = target.prefix.store
+        assert store is not None
+        slack_s = store.statement_timeout_s + QUARANTINE_SLACK_S
         self._quarantine[target.key] = self.clock.now_ms() + int(slack_s * 1000)
 
     async def _sit_out_quarantine(self, keys: Iterable[bytes]) -> None:
@@ -607,7 +609,7 @@ class Engine:
     def _refresh(self, entry: Held, lease: Lease) -> None:
         # Near the end of its life and read again: renew it in the background, once.
         entry.soft_ms = min(entry.deadline_ms, lease.until_ms)
-        if lease.refreshing or self._quarantine and entry.key in self._quarantine:
+        if lease.refreshing or (self._quarantine and entry.key in self._quarantine):
             return
         target = self.target(entry.key)
         if target is None or target.row_key == ():

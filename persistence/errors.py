@@ -3,7 +3,7 @@
     StoreError
     ├── StoreDown        cannot be reached; nothing was changed; worth retrying
     ├── StoreRejected    refused for good: carries the SQLSTATE and a text that is safe to show to a client
-    │   ├── RowRejected      … because of this row's data (classes 22, 23, 44, 54, P0001, or our own check at accept time)
+    │   ├── RowRejected      … because of this row's data (classes 22, 23, 44, 54, P0001, or our check at accept time)
     │   └── MappingRejected  … because of the mapping (classes 42, 28, 3D): no row of it can succeed
     ├── StoreTimeout     no answer in time: the outcome of a write is UNKNOWN, not failed
     ├── LoadTimeout      a load did not finish in time; never the same as "no such row"

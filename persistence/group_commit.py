@@ -1,8 +1,8 @@
 """GroupCommit: writes that arrive together on different keys share a statement and a commit.
 
-A commit costs the database far more than a row. So the writes of one loop tick become one transaction, and while as many
-transactions run as are allowed, the next one gathers: groups grow with the load by themselves, and a lone write does not
-wait for company.
+A commit costs the database far more than a row. So the writes of one loop tick become one transaction, and while as
+many transactions run as are allowed, the next one gathers: groups grow with the load by themselves, and a lone write
+does not wait for company.
 
 Each write (all keys of one command or of one MULTI) stays atomic and keeps its own verdict. When the database refuses a
 group, the group is bisected until the refused write stands alone, so a neighbour's constraint violation never fails

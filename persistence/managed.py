@@ -116,7 +116,7 @@ class ManagedPrefix:
         self.stopped = ""
 
     async def prepare(self) -> Mapping:
-        """The mapping, built from the live schema on first use. Raises StoreDown, or MappingRejected with the reason."""
+        """The mapping, built from the live schema on first use. Raises StoreDown, or MappingRejected saying why."""
         if self.mapping is None:
             store = self.store
             if store is None:

@@ -28,7 +28,7 @@ from itertools import islice
 from typing import Final
 
 from persistence.change import DELETE, EXPIRY, NEVER, WRITE, Change
-from persistence.errors import MappingRejected, RowRejected, StoreDown, StoreError, StoreRejected, StoreTimeout
+from persistence.errors import MappingRejected, StoreDown, StoreError, StoreRejected, StoreTimeout
 from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import RowOp
 from persistence.seams import Clock, Random
@@ -276,6 +276,7 @@ class WriteBehind:
     def hurry(self) -> None:
         """Write what is unsaved now without waiting for its delay."""
         self._force_until_seq = self._seq
+        self._backoff_s = 0.0
         self._wake.set()
 
     async def flush(self, prefix: ManagedPrefix | None, timeout_s: float) -> tuple[int, int]:

@@ -197,8 +197,7 @@ class Node:
         left = await self.engine.close(max(0.0, (deadline - self.clock.now_ms()) / 1000))
         if self.http is not None:
             await self.http.stop()
-        if self.config.server.unix_socket:
-            Path(self.config.server.unix_socket).unlink(missing_ok=True)
+        self.listener.remove_socket()
         if left:
             log.error("stopped with %d unsaved writes", left)
             return UNSAVED_WRITES
@@ -276,9 +275,7 @@ class Node:
         scope: Callable[[], str] = lambda: "volatile" if self.volatile_only else "all"  # noqa: E731
         return [
             Setting("maxmemory", lambda: str(self.keyspace.maxmemory), memory_size, set_maxmemory),
-            Setting(
-                "maxmemory-policy", lambda: to_redis(self.policy_name, scope()), from_redis, set_policy
-            ),
+            Setting("maxmemory-policy", lambda: to_redis(self.policy_name, scope()), from_redis, set_policy),
             Setting("maxclients", lambda: str(self.listener.max_clients), whole_number(1, 1_000_000), set_max_clients),
             Setting("timeout", lambda: str(int(self.background.idle_timeout_s)), whole_number(0, 1 << 31), set_timeout),
             Setting("requirepass", lambda: "", str, set_password),
@@ -315,7 +312,7 @@ class Node:
             "replication": lambda: [("role", "master"), ("connected_slaves", 0)],
             "cpu": cpu_fields,
             "commandstats": self._info_commands,
-            "errorstats": lambda: [],
+            "errorstats": list,
             "keyspace": self._info_keyspace,
             "prefixes": self._info_prefixes,
         }
@@ -396,4 +393,3 @@ def _tame_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
-

@@ -1,7 +1,7 @@
 """Background: what happens without a command. Two loops, each bounded in what one turn may cost.
 
-    ten times a second   active expiry (in slices of about a millisecond), room for what was loaded
-    once a second        clients that idle, do not authenticate or do not read; the generic table's expired rows
+ten times a second   active expiry (in slices of about a millisecond), room for what was loaded
+once a second        clients that idle, do not authenticate or do not read; the generic table's expired rows
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import asyncio
 import logging
 from typing import Final
 
+from persistence.engine import Engine
 from persistence.errors import StoreError
 from persistence.prefixes import CACHE_ASIDE
+from persistence.seams import Clock
 from protocol.limits import AUTHENTICATION_SECONDS
 from server.config import Config
 from server.keyspace.database import EXPIRE_SLICE
 from server.keyspace.keyspace import Keyspace
 from server.net.connection import Peers
-from persistence.engine import Engine
-from persistence.seams import Clock
 
 log = logging.getLogger("forebay.background")
 

@@ -18,8 +18,8 @@ from typing import Final, NoReturn, TypeVar
 
 import protocol.parser
 from persistence.prefixes import WRITE_BEHIND, PrefixRule
-from persistence.stores.postgres import _CREATE_GENERIC as _POSTGRESQL_TABLE
-from persistence.stores.sqlite import _CREATE_GENERIC as _SQLITE_TABLE
+from persistence.stores.postgres import CREATE_GENERIC as _POSTGRESQL_TABLE
+from persistence.stores.sqlite import CREATE_GENERIC as _SQLITE_TABLE
 from server import app
 from server.config import Config, load_config, warnings
 from server.config_units import host, whole

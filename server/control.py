@@ -103,9 +103,9 @@ class CachePort:
         engine = self._engine
         entry = database.held(key)
         target = engine.target(key) if database.index == 0 else None
-        if target is not None and target.prefix.rule.store in engine.queues:
-            if engine.queues[target.prefix.rule.store].unsaved(target) is not None:
-                return "dirty"
+        queue = engine.queues.get(target.prefix.rule.store) if target is not None else None
+        if queue is not None and target is not None and queue.unsaved(target) is not None:
+            return "dirty"
         if entry is None or entry.deadline_ms <= now:
             if target is not None and target.prefix.is_negative(key, now):
                 return "negative"

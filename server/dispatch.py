@@ -195,8 +195,8 @@ class Dispatch:
         return None
 
     def _look_ahead(self, session: Session, commands: list[list[bytes]], position: int) -> None:
-        # A pipeline that misses on a hundred keys costs one statement: load what the command that waits and those behind
-        # it will need, together.
+        # A pipeline that misses on a hundred keys costs one statement: load what the command that waits and those
+        # behind it will need, together.
         if session.db is not self.managed_db:
             return
         for argv in commands[position : position + _LOOK_AHEAD]:
@@ -480,5 +480,3 @@ def _correct_deletes(calls: list[Call], replies: list[object], view: Overlay, co
             if own and isinstance(reply, int):
                 replies[index] = reply - len(own)
                 wrong -= own
-
-

@@ -1,7 +1,8 @@
 """Gates: what may stop a command before it runs. Each looks at one thing and returns the error, or None to let it pass.
 
-A session in its normal state skips them: dispatch checks arity itself and tests the session's state with one comparison.
-The order matters: an unknown password must not learn whether its command had the right number of arguments.
+A session in its normal state skips them: dispatch checks arity itself and tests the session's state with one
+comparison. The order matters: an unknown password must not learn whether its command had the right number of
+arguments.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ class Store(Protocol):
     """A backing store. All methods may be called concurrently from one event loop."""
 
     name: str  # the name under [stores.*]
+    statement_timeout_s: float  # after this long the server itself gives up a statement; 0: never
     dialect: str  # "postgresql", "sqlite" or "memory": which SQL the mapping has to write
 
     async def open(self) -> None:

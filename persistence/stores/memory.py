@@ -96,6 +96,7 @@ class MemoryStore:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.statement_timeout_s = 0.0
         self.tables: dict[str, Table] = {}
         # Awaited before and after every operation; see the module's text.
         self.fault: Fault | None = None

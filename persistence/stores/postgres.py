@@ -44,6 +44,10 @@ from persistence.stores.base import Applied, StoreStats
 Connection = asyncpg.Connection
 T = TypeVar("T")
 
+# What the driver raises. InternalClientError is no InterfaceError: it comes when the server says goodbye on a
+# connection that lies idle, and the next statement meets it.
+_DRIVER_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 # How much longer than the server's own timeout we wait for its answer.
 _SLACK_S: Final = 0.5
 # Establishing a connection takes a few round trips and a fork.
@@ -107,7 +111,7 @@ SELECT t.oid::int8 AS oid, {_TYPE_NAME} AS type
 FROM pg_type t JOIN pg_namespace tn ON tn.oid = t.typnamespace WHERE t.oid = ANY($1::oid[])"""
 
 # The lock: two servers that create the same table at once would meet in pg_type.
-_CREATE_GENERIC: Final = f"""
+CREATE_GENERIC: Final = f"""
 SELECT pg_advisory_xact_lock(hashtext('{GENERIC_TABLE}'));
 CREATE TABLE IF NOT EXISTS {GENERIC_TABLE} (
     key text PRIMARY KEY,
@@ -188,7 +192,7 @@ class _Connections:
                     places += 1
                 for connection in idle:
                     await connection.close()
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except _DRIVER_ERRORS:
             # Out of time, or the server is gone.
             pass
         for connection in (*idle, *self.busy):
@@ -206,7 +210,7 @@ class PostgresStore:
     def __init__(self, name: str, url: str, pool: int, statement_timeout_s: float) -> None:
         self.name = name
         self._url = url
-        self._statement_timeout_s = statement_timeout_s
+        self.statement_timeout_s = statement_timeout_s
         writers = max(1, pool // 3)
         self._readers = _Connections(max(1, pool - writers), self._connect)
         self._writers = _Connections(writers, self._connect)
@@ -227,7 +231,7 @@ class PostgresStore:
     # --- connections ---
 
     async def _connect(self) -> Connection:
-        settings = {**_SESSION, "statement_timeout": str(int(self._statement_timeout_s * 1000))}
+        settings = {**_SESSION, "statement_timeout": str(int(self.statement_timeout_s * 1000))}
         try:
             connection = await asyncpg.connect(
                 self._url,
@@ -238,7 +242,7 @@ class PostgresStore:
                 max_cacheable_statement_size=0,
                 server_settings=settings,
             )
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        except (*_DRIVER_ERRORS, ValueError) as error:
             self._errors += 1
             raise self._translated(error, _NOTHING_SENT, False) from error
         _keep_alive(connection)
@@ -263,7 +267,7 @@ class PostgresStore:
             result = await self._timed(lane, connection, work(connection))
             healthy = True
             return result
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except _DRIVER_ERRORS as error:
             healthy = _is_usable_after(error)
             self._errors += 1
             raise self._translated(error, phase, connection in lane.timed_out) from error
@@ -271,10 +275,10 @@ class PostgresStore:
             lane.give_back(connection, healthy)
 
     async def _timed(self, lane: _Connections, connection: Connection, answer: Awaitable[T]) -> T:
-        if not self._statement_timeout_s:
+        if not self.statement_timeout_s:
             return await answer
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(self._statement_timeout_s + _SLACK_S, lane.expire, connection)
+        timer = loop.call_later(self.statement_timeout_s + _SLACK_S, lane.expire, connection)
         try:
             return await answer
         finally:
@@ -378,7 +382,7 @@ class PostgresStore:
         except RowVanished:
             healthy = await self._rolled_back(lane, connection)
             raise
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except _DRIVER_ERRORS as error:
             timed_out = connection in lane.timed_out
             self._errors += 1
             if _is_usable_after(error):
@@ -398,7 +402,7 @@ class PostgresStore:
                 await self._timed(lane, connection, connection.execute("BEGIN"))
                 healthy = True
                 return connection
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except _DRIVER_ERRORS as error:
                 if not used or connection in lane.timed_out:
                     self._errors += 1
                     raise self._translated(error, _NOTHING_SENT, connection in lane.timed_out) from error
@@ -410,7 +414,7 @@ class PostgresStore:
     async def _rolled_back(self, lane: _Connections, connection: Connection) -> bool:
         try:
             await self._timed(lane, connection, connection.execute("ROLLBACK"))
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except _DRIVER_ERRORS:
             return False
         return True
 
@@ -503,7 +507,7 @@ class PostgresStore:
         async def work(connection: Connection) -> None:
             # Look first: the role may have no right to create tables, and need none.
             if await connection.fetchval("SELECT to_regclass($1)", GENERIC_TABLE) is None:
-                await connection.execute(_CREATE_GENERIC)
+                await connection.execute(CREATE_GENERIC)
 
         await self._with(self._writers, work, _MAY_COMMIT)
 

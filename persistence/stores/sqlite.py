@@ -80,7 +80,7 @@ _TRANSIENT_CODES: Final = (
     sqlite3.SQLITE_AUTH,
 )
 
-_CREATE_GENERIC: Final = (
+CREATE_GENERIC: Final = (
     f"""CREATE TABLE IF NOT EXISTS {GENERIC_TABLE} (
         key TEXT NOT NULL PRIMARY KEY,
         kind TEXT NOT NULL,
@@ -188,6 +188,7 @@ class SqliteStore:
         if path in ("", ":memory:"):
             raise ValueError("a SQLite store needs a file, for example sqlite:///cache.db; in memory there is memory:")
         self.name = name
+        self.statement_timeout_s = statement_timeout_s
         self._writer = _Lane(f"{name}-write", path, statement_timeout_s)
         readers = max(1, min(_MAX_READERS, pool - 1))
         self._readers = [_Lane(f"{name}-read-{number}", path, statement_timeout_s) for number in range(readers)]
@@ -351,7 +352,7 @@ class SqliteStore:
 
     async def create_generic(self) -> None:
         def job(connection: sqlite3.Connection) -> None:
-            for statement in _CREATE_GENERIC:
+            for statement in CREATE_GENERIC:
                 connection.execute(statement)
 
         await self._write(job)

@@ -1,7 +1,7 @@
 """Context: what a handler may see of the client it serves and of the server around it.
 
-Handlers are pure and synchronous. The session is a Context; the running server is reached through the `Server` protocol,
-which names exactly what commands may ask of it. A handler whose answer has to be waited for returns a Wait.
+Handlers are pure and synchronous. The session is a Context; the running server is reached through the `Server`
+protocol, which names exactly what commands may ask of it. A handler whose answer has to be waited for returns a Wait.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from server.keyspace.keyspace import Keyspace
 
 
 class Wait:
-    """A reply that is not there yet: dispatch awaits `start()` and sends what it returns; the client waits meanwhile."""
+    """A reply that is not there yet: dispatch awaits `start()` and sends what it returns; the client waits."""
 
     __slots__ = ("start",)
 
@@ -31,7 +31,7 @@ class Random(Protocol):
 
 
 class Clients(Protocol):
-    """The connected clients, as CLIENT commands need them. A client is described by a flat dict of CLIENT LIST fields."""
+    """The connected clients, as CLIENT commands need them: each described by a flat dict of CLIENT LIST fields."""
 
     def describe(self, client_id: int) -> dict[str, str] | None: ...
 

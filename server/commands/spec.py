@@ -1,7 +1,7 @@
 """CommandSpec: the one row that everybody reads about a command.
 
-Arity, gates, the engine (which keys are read, which are overwritten blindly), COMMAND, COMMAND DOCS, COMMAND GETKEYS, the
-generated documentation and the tests all read this row; nothing about a command is written down twice.
+Arity, gates, the engine (which keys are read, which are overwritten blindly), COMMAND, COMMAND DOCS, COMMAND GETKEYS,
+the generated documentation and the tests all read this row; nothing about a command is written down twice.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class CommandSpec:
         "failed",
         "find_keys",
         "flags",
-        "grows",
         "group",
+        "grows",
         "handler",
         "has_keys",
         "keys",

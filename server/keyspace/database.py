@@ -321,7 +321,9 @@ class Database:
             return
         self._take_out(entry)
         self.expired += 1
-        if self.watched and entry.lease is None:
+        if entry.lease is not None:
+            entry.lease.prefix.counters.expirations += 1
+        elif self.watched:
             self._notify_watchers(entry.key)
 
     def _take_out(self, entry: Entry) -> None:
@@ -345,6 +347,8 @@ class Database:
     def take_out_victim(self, entry: Entry) -> None:
         """Remove an entry that its policy has already let go of."""
         self._take_out(entry)
+        if entry.lease is not None:
+            entry.lease.prefix.counters.evictions += 1
 
     # -- telling ------------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
 """The expiry wheel: which keys run out in which second.
 
 Appending a key to the bucket of its second costs O(1), and taking what is due costs O(1) per key, without sampling. An
-entry whose deadline moves *later* stays in its old bucket and is filed again when that bucket comes up, so a key that is
-set with a TTL ten thousand times a second is in the wheel once. An entry that is deleted leaves its key behind until its
-second passes; when such leftovers outnumber the living, the wheel is rebuilt (amortised O(1) per removal).
+entry whose deadline moves *later* stays in its old bucket and is filed again when that bucket comes up, so a key that
+is set with a TTL ten thousand times a second is in the wheel once. An entry that is deleted leaves its key behind
+until its second passes; when such leftovers outnumber the living, the wheel is rebuilt (amortised O(1) per removal).
 """
 
 from __future__ import annotations

@@ -105,7 +105,11 @@ class Keyspace:
     def _evict_from_fullest(self) -> int:
         # The fullest shard pays first, which keeps shards level and costs O(shards) per eviction.
         candidates = sorted(
-            ((shard.bytes, position, database) for database in self.opened for position, shard in enumerate(database.shards)),
+            (
+                (shard.bytes, position, database)
+                for database in self.opened
+                for position, shard in enumerate(database.shards)
+            ),
             key=lambda item: -item[0],
         )
         for weight, position, database in candidates:

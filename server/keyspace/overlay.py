@@ -1,11 +1,11 @@
 """Overlay: a database seen through staged copies.
 
-A command that must wait for a store runs on an Overlay: reads see values that were loaded for it (cached or not), writes
-go to copies, and every change is recorded. When the store has accepted, `publish` carries the staged entries into the
-database; when it refuses, the Overlay is forgotten and memory never held what the database does not have.
+A command that must wait for a store runs on an Overlay: reads see values that were loaded for it (cached or not),
+writes go to copies, and every change is recorded. When the store has accepted, `publish` carries the staged entries
+into the database; when it refuses, the Overlay is forgotten and memory never held what the database does not have.
 
-Staging copies a value when a command first edits it: O(size of the value). Rows are small; where they are not (a hash of
-many thousand fields in the generic table) the store rewrites the whole value anyway.
+Staging copies a value when a command first edits it: O(size of the value). Rows are small; where they are not (a hash
+of many thousand fields in the generic table) the store rewrites the whole value anyway.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ class Overlay(Database):
             if entry is None or entry.deadline_ms <= self.now_ms:
                 self.misses += 1
                 return None
-            self.hits += 1
             return entry
-        return self.base.find(key)
+        # Not `find`: the engine has seen to it that memory is right, and whether this was a hit was counted when the
+        # command first looked.
+        return self.base.peek(key)
 
     def peek(self, key: bytes) -> Entry | None:
         if key in self.staged:

@@ -94,6 +94,11 @@ class Listener:
             server.close()
         self._servers.clear()
 
+    def remove_socket(self) -> None:
+        """Remove the unix socket's file, after the last connection."""
+        if self.config.unix_socket and os.path.exists(self.config.unix_socket):
+            os.unlink(self.config.unix_socket)
+
     def _enter(self) -> asyncio.Protocol:
         return _Entrance(self)
 

@@ -1,4 +1,4 @@
-"""The list of strategies.md, "What others get wrong": each item by name, over real sockets, on SQLite and PostgreSQL."""
+"""What other caches get wrong: each item by name, over real sockets, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -460,10 +460,10 @@ async def test_unknown_field_and_bad_value_are_refused_at_once_with_the_columns_
     await shop.execute("insert into users (id, name) values (1, 'Ada')")
     for rule in (WRITE_THROUGH, WRITE_BEHIND):
         node, client = await start(rule)
-        with pytest.raises(ResponseError, match="STOREREJECTED .*colour"):
+        with pytest.raises(ResponseError, match=r"STOREREJECTED .*colour"):
             await client.hset("user:1", "colour", "red")
         if shop.url.startswith("postgres"):
-            with pytest.raises(ResponseError, match="STOREREJECTED 22.* .*credits"):
+            with pytest.raises(ResponseError, match=r"STOREREJECTED 22.* .*credits"):
                 await client.hset("user:1", "credits", "many")
         assert await client.hgetall("user:1") == {"id": "1", "name": "Ada", "credits": "0"}
         assert node.engine.unsaved() == 0

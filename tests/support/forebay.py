@@ -1,4 +1,4 @@
-"""A real Forebay in a process of its own, for tests and benches: started from a configuration, found by its ready line."""
+"""A real Forebay in a process of its own, for tests and benches; its ready line tells the port."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ class ForebayProcess:
     def __enter__(self) -> ForebayProcess:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if self.process is not None and self.process.poll() is None:
                 self.stop()
