@@ -50,8 +50,12 @@ TOP: Final = 3  # where the hit counter ends; two bits in the paper
 FIRST_SHARE: Final = 0.1  # of the capacity, for the small queue: the paper's choice and our start
 LEAST_SHARE: Final = 0.1  # below it loops gain nothing any more and scans only little
 MOST_SHARE: Final = 0.9  # above it main is too small to hold what was promoted
-SMALL_MEMORY_PERCENT: Final = 70  # of the node count: how many evictions from small a ghost of small stays valid
+SMALL_MEMORY_PERCENT: Final = (
+    95  # of the node count: for so many evictions from small a ghost of small is let into main
+)
 MAIN_MEMORY_PERCENT: Final = 60  # the same for main
+STEERING_PERCENT: Final = 30  # of the node count: for so many evictions a ghost may also move the share
+STEP: Final = 1.5  # weights of a node that such a ghost moves the share by
 
 
 class S3Fifo(Policy):
@@ -99,25 +103,24 @@ class S3Fifo(Policy):
         count = self.count
         mean = self.weight // count if count else weight
         ghost = self.small_ghosts.recall(node.key)
-        step = 1
-        window = count * SMALL_MEMORY_PERCENT
+        direction = STEP
+        memory = SMALL_MEMORY_PERCENT
         if ghost < 0:
             ghost = self.main_ghosts.recall(node.key)
             if ghost < 0:
                 return False
-            step = -1
-            window = count * MAIN_MEMORY_PERCENT
+            direction = -STEP
+            memory = MAIN_MEMORY_PERCENT
         age = ghost >> PAYLOAD_BITS
+        step = weight
         if weight > mean:
-            if age * 100 * weight > window * mean:
-                return False
-            step *= mean
-        else:
-            if age * 100 > window:
-                return False
-            step *= weight
-        share = self.share + step / (self.capacity or self.weight or 1)
-        self.share = min(max(share, LEAST_SHARE), MOST_SHARE)
+            step = mean
+            age = age * weight // mean if mean else age
+        if age * 100 > memory * count:
+            return False
+        if age * 100 <= STEERING_PERCENT * count:
+            share = self.share + direction * step / (self.capacity or self.weight or 1)
+            self.share = min(max(share, LEAST_SHARE), MOST_SHARE)
         return True
 
     def _pop(self) -> Node | None:

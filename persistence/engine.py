@@ -34,7 +34,15 @@ from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import DELETE as ROW_DELETE
 from persistence.mapping import UPDATE as ROW_UPDATE
 from persistence.mapping import Loaded, RowOp
-from persistence.prefixes import REFRESH_AHEAD, WRITE_AROUND, WRITE_BEHIND, WRITE_THROUGH, PrefixRule, RuleTable
+from persistence.prefixes import (
+    REFRESH_AHEAD,
+    WRITE_AROUND,
+    WRITE_BEHIND,
+    WRITE_THROUGH,
+    Captures,
+    PrefixRule,
+    RuleTable,
+)
 from persistence.seams import Clock, Held, Memory, Random, View
 from persistence.stores.base import Applied, Store
 from persistence.write_behind import Pending, Saved, WriteBehind
@@ -227,7 +235,7 @@ class Engine:
                 return None
             if lease.dirty_seq:
                 return None
-            if lease.generation == lease.prefix.generation and lease.until_ms > now:
+            if lease.until_ms > now and not lease.is_void():
                 if entry.soft_ms <= now:
                     self._refresh(entry, lease)
                 return None
@@ -250,7 +258,7 @@ class Engine:
                     self._give_life(entry, lease, now)
                 return False
             if entry.deadline_ms > now and (
-                lease is None or (lease.generation == prefix.generation and lease.until_ms > now)
+                lease is None or (lease.until_ms > now and not lease.is_void())
             ):
                 return False
             if lease is not None and entry.deadline_ms > now:
@@ -706,6 +714,44 @@ class Engine:
         self.memory.touch_watchers(key)
         return True
 
+    def bump(self, prefix: ManagedPrefix) -> None:
+        """Void everything cached under a prefix; unsaved writes survive (CACHE.BUMP). O(loads under way)."""
+        prefix.bump()
+        self.loader.fence_prefix(prefix)
+        prefix.counters.invalidations += 1
+
+    def untag(self, tag: bytes) -> int:
+        """Void everything that carries a tag; how many prefixes know it (CACHE.UNTAG)."""
+        known = 0
+        column = tag.partition(b"=")[0].decode("utf-8", "replace")
+        for prefix in self.prefixes.values():
+            if column in prefix.rule.tags:
+                known += 1
+                prefix.untag(tag)
+                self.loader.fence_prefix(prefix)
+                prefix.counters.invalidations += 1
+        return known
+
+    def row_changed(self, prefix: ManagedPrefix, captures: Captures) -> None:
+        """Somebody else changed a row of the prefix's table: what is cached of it, or being loaded, is too old.
+
+        A key with an unsaved change keeps it, because that was acknowledged and will win; the conflict is counted.
+        """
+        key = prefix.rule.template.key(captures)
+        rule = self.rules.match(key)
+        if rule is None or self.prefixes.get(rule.name) is not prefix:
+            return
+        self.loader.fence(key)
+        prefix.forget_absent(key)
+        prefix.counters.invalidations += 1
+        entry = self.memory.held(key)
+        if entry is not None and entry.lease is not None and entry.lease.dirty_seq:
+            prefix.counters.conflicts += 1
+            return
+        if entry is not None:
+            self.memory.drop(key)
+        self.memory.touch_watchers(key)
+
     def forget_all(self) -> None:
         """Memory was emptied: loads under way are too old, negatives void."""
         self.loader.fence_all()
@@ -773,9 +819,7 @@ class Engine:
         if problems:
             return problems
         for prefix in leaving:
-            prefix.generation += 1
-            prefix.negatives.clear()
-            self.loader.fence_prefix(prefix)
+            self.bump(prefix)
         self.rules = rules
         self.prefixes = prefixes
         self.active = bool(prefixes) or self.active

@@ -11,7 +11,20 @@ from persistence.managed import ManagedPrefix
 class Lease:
     """When an entry was loaded, what the load cost, how long it may be served, and what the database lacks of it."""
 
-    __slots__ = ("cost_ms", "dirty_seq", "generation", "loaded_ms", "prefix", "refreshing", "ttl_ms", "until_ms")
+    __slots__ = (
+        "cost_ms",
+        "dirty_seq",
+        "generation",
+        "loaded_ms",
+        "prefix",
+        "refreshing",
+        "retry_ms",
+        "retry_pause_ms",
+        "stale_until_ms",
+        "tags",
+        "ttl_ms",
+        "until_ms",
+    )
 
     def __init__(self, prefix: ManagedPrefix, loaded_ms: int, cost_ms: float, ttl_ms: int, until_ms: int) -> None:
         self.prefix = prefix
@@ -30,3 +43,24 @@ class Lease:
         self.dirty_seq = 0
         # A background refresh is under way.
         self.refreshing = False
+        # Until when the copy may still be served after its time is over: stale-while-revalidate, stale-if-error.
+        self.stale_until_ms = until_ms
+        # After a failed load: no earlier attempt than this, and the pause that led to it (doubling).
+        self.retry_ms = 0
+        self.retry_pause_ms = 0.0
+        # Tags of the row (`tenant_id=7`), from the rule's `tags`.
+        self.tags: tuple[bytes, ...] = ()
+
+    def is_void(self) -> bool:
+        """Was the entry voided by CACHE.BUMP or CACHE.UNTAG since it was made? Settles it for the next look. O(tags)."""
+        prefix = self.prefix
+        if self.generation == prefix.generation:
+            return False
+        if self.generation < prefix.void_below:
+            return True
+        voided = prefix.voided_tags
+        for tag in self.tags:
+            if voided.get(tag, 0) > self.generation:
+                return True
+        self.generation = prefix.generation
+        return False

@@ -99,7 +99,17 @@ class Target:
 class ManagedPrefix:
     """A rule, what it needs to act, and what it has counted."""
 
-    __slots__ = ("counters", "generation", "mapping", "negatives", "rule", "stopped", "store")
+    __slots__ = (
+        "counters",
+        "generation",
+        "mapping",
+        "negatives",
+        "rule",
+        "stopped",
+        "store",
+        "void_below",
+        "voided_tags",
+    )
 
     def __init__(self, rule: PrefixRule, store: Store | None) -> None:
         self.rule = rule
@@ -108,8 +118,12 @@ class ManagedPrefix:
         # Known once the live schema has been seen (`prepare`).
         self.mapping: Mapping | None = None
         self.counters = Counters()
-        # Raised to void everything cached before.
+        # Raised whenever something that is cached may have become void; an entry made under an older one is looked at.
         self.generation = 0
+        # Everything made under a generation below this one is void (CACHE.BUMP).
+        self.void_below = 0
+        # Tag → generation in which it was voided (CACHE.UNTAG): what carries the tag and is older is void.
+        self.voided_tags: dict[bytes, int] = {}
         # Key → server milliseconds until which "no such row" holds; oldest first.
         self.negatives: OrderedDict[bytes, int] = OrderedDict()
         # Why the store refuses this mapping altogether; empty when it does not.
@@ -134,6 +148,18 @@ class ManagedPrefix:
             except MappingError as error:
                 raise MappingRejected("42000", f"prefix {rule.name!r}: {error}") from error
         return self.mapping
+
+    def bump(self) -> None:
+        """Void everything cached under the prefix, "no such row" included. O(1)."""
+        self.generation += 1
+        self.void_below = self.generation
+        self.voided_tags.clear()
+        self.negatives.clear()
+
+    def untag(self, tag: bytes) -> None:
+        """Void everything that carries a tag. O(1)."""
+        self.generation += 1
+        self.voided_tags[tag] = self.generation
 
     def is_negative(self, key: bytes, now_ms: int) -> bool:
         """Is it remembered that the store has no such row?"""

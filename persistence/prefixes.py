@@ -157,6 +157,13 @@ class PrefixRule:
     on_full: str = "block"  # block | reject | write-through
     retry_limit: int = 5
     on_dead: str = "drop"  # drop | keep
+    early_expiry: float = 0.0  # XFetch's beta; 0 means off
+    stale_while_revalidate_s: float = 0.0
+    stale_if_error_s: float = 0.0
+    load_soft_timeout_s: float = 0.0  # 0 means off
+    invalidate: str = "none"  # none | notify
+    tags: tuple[str, ...] = ()
+    warm: str = "none"  # none | hot-keys | SQL
     unmapped: str = "memory"  # memory | reject
 
     @property

@@ -112,7 +112,7 @@ class CachePort:
             return "absent"
         lease = entry.lease
         if lease is not None:
-            if lease.generation != lease.prefix.generation or lease.until_ms <= now:
+            if lease.until_ms <= now or lease.is_void():
                 return "stale"
             if lease.refreshing or entry.soft_ms <= now:
                 return "refreshing"
