@@ -13,26 +13,34 @@ Otherwise the cache fills with small alone, and a loop a little longer than the 
 
 **Both queues leave ghosts, and ghosts steer.** The paper's 10 % is right for web traffic and wrong for anything
 governed by recency: on a batch job's trace it misses 68 % where LRU misses 55 %. ARC's idea (Megiddo and Modha, FAST
-2003) repairs it: a miss on a ghost of small says that small is too small, a miss on a ghost of main that main is; the
-share moves by the weight of one node each time, within 10 … 90 % of the capacity. Convergence takes about a turnover
-of the cache, and a stationary popular set stays at 10 %. Of 42 development rows (4 real traces, 10 synthetic, three
-capacities) the fixed share is within half a point of min(LRU, S3-FIFO) on 28, the adaptive one on 38.
+2003) repairs it: a miss on a young ghost of small says that small is too small, a miss on a young ghost of main that
+main is; the share moves by one and a half node weights each time, within 10 … 90 % of the capacity. Convergence takes
+about a turnover of the cache, and a stationary popular set stays near 10 %. Of 42 development rows (4 real traces, 10
+synthetic, three capacities) the fixed share is within half a point of min(LRU, S3-FIFO) on 28, the adaptive one on
+40.
 
-Each queue's ghosts keep their own clock, counting that queue's evictions: 0.7 of the node count for small, 0.6 for
-main. With one common clock, ghosts of main die of the flood out of small and the share runs to 90 % (4 points lost).
-Longer memories promote things that will not come back in time; shorter ones blind the steering.
+Each queue's ghosts have their own clock, counting that queue's evictions. With one common clock the ghosts of main
+die of the flood out of small and the share runs to 90 % (4 points lost). A ghost is good for entering main for 0.9
+(small) or 0.6 (main) of the node count, but for steering only for 0.3: what would have been a hit with a slightly
+larger queue is evidence about its size, what needed a cache of twice the capacity is not. One span for both costs 0.2
+point on average.
+
+**Loops.** Letting ghosts of main back into main is worth a point or two, except when the requests go round in a
+circle somewhat larger than the cache: then everything returns, main replaces itself like an LRU, and the misses rise
+from 47 to 92 %. So the part of main's evictions that return is watched, and while it is above nine tenths they queue
+in small.
 
 **Sizes.** A node of twice the mean size costs the room of two others, so it must earn twice as much:
 it needs 2 × size ÷ mean hits for promotion (1 to 3, where the counter ends), pays size ÷ mean hits for a round in
 main (1 to 3, so that a counter at its top always buys one), and its ghost ages size ÷ mean times as fast. The share
-moves by at most the mean weight. With equal sizes all of this is the plain algorithm; on 21 rows with sizes it saves
-3 points of misses on average.
+moves by at most one and a half mean weights. With equal sizes all of this is the plain algorithm; on 21 rows with
+sizes it saves 4 points of misses on average.
 
 Rejected: retaining the counter at promotion (the two hits were spent on it; keeping them costs 0.8 point on the batch
 trace); ghosts that enter main with a hit in advance (2 points); counters up to 15 (no gain, and main forgets slowly);
-moving the share faster than a node's weight per ghost (small caches start to swing).
+moving the share twice as fast (small caches start to swing).
 
-Limits: a sudden shift of the whole popular set at large capacity costs about 1.5 points over LRU until main has
+Limits: a sudden shift of the whole popular set at large capacity costs about a point over LRU until main has
 turned over.
 """
 
@@ -55,6 +63,8 @@ SMALL_MEMORY_PERCENT: Final = (
 )
 MAIN_MEMORY_PERCENT: Final = 60  # the same for main
 STEERING_PERCENT: Final = 30  # of the node count: for so many evictions a ghost may also move the share
+LOOP_PERCENT: Final = 90  # of main's evictions that return: only a loop does that; popular sets stay below 85
+LOOP_SAMPLE: Final = 64  # evictions from main, and at least half the node count, until the share above is judged
 STEP: Final = 1.5  # weights of a node that such a ghost moves the share by
 
 
@@ -71,6 +81,9 @@ class S3Fifo(Policy):
         self.main_ghosts = Ghosts()
         self.share = FIRST_SHARE
         self.evicting = False  # a victim was asked for: the cache is or was full
+        self.main_evicted = 0  # since looping was last judged
+        self.main_returned = 0  # newcomers with a valid ghost of main since then
+        self.looping = False  # nearly all that main evicts comes right back: ghosts of main are not let into main
 
     def set_capacity(self, weight_limit: int, count_hint: int = 0) -> None:
         super().set_capacity(weight_limit, count_hint)
@@ -121,7 +134,10 @@ class S3Fifo(Policy):
         if age * 100 <= STEERING_PERCENT * count:
             share = self.share + direction * step / (self.capacity or self.weight or 1)
             self.share = min(max(share, LEAST_SHARE), MOST_SHARE)
-        return True
+        if direction > 0:
+            return True
+        self.main_returned += 1
+        return not self.looping
 
     def _pop(self) -> Node | None:
         self.evicting = True
@@ -169,7 +185,15 @@ class S3Fifo(Policy):
             return node
 
     def _evicted(self, node: Node) -> None:
-        ghosts = self.small_ghosts if node.where == SMALL else self.main_ghosts
+        if node.where == SMALL:
+            ghosts = self.small_ghosts
+        else:
+            ghosts = self.main_ghosts
+            self.main_evicted += 1
+            if self.main_evicted >= LOOP_SAMPLE and self.main_evicted * 2 >= self.count:
+                self.looping = self.main_returned * 100 > self.main_evicted * LOOP_PERCENT
+                self.main_evicted = 0
+                self.main_returned = 0
         if ghosts.now & 1023 == 0 or len(ghosts) <= 64:
             self._make_room_for_ghosts(self.count)
         ghosts.remember(node.key, 0)
@@ -214,6 +238,9 @@ class S3Fifo(Policy):
         self.main_ghosts.clear()
         self.share = FIRST_SHARE
         self.evicting = False
+        self.main_evicted = 0
+        self.main_returned = 0
+        self.looping = False
 
     def stats(self) -> PolicyStats:
         dead = self.small.dead_count + self.main.dead_count

@@ -15,9 +15,11 @@ What the engine knows of memory and views is in persistence/seams.py; it imports
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from typing import Final
 
+from persistence.breaker import Breaker
 from persistence.change import DELETE, EXPIRY, NEVER, WRITE, Change
 from persistence.errors import (
     LoadTimeout,
@@ -49,11 +51,16 @@ from persistence.write_behind import Pending, Saved, WriteBehind
 
 log = logging.getLogger("forebay.engine")
 
-# A refresh that failed is tried again after this share of the TTL, doubling: the next read must not hammer a sick
-# store.
-REFRESH_BACKOFF_FIRST_MS: Final = 500
+# After a failed load of a key that has an old value: the first pause, doubling up to the TTL (or the longest, without
+# one), because the next read must not hammer a sick store.
+BACKOFF_FIRST_MS: Final = 500.0
+BACKOFF_LONGEST_MS: Final = 60_000
 # How long a write waits for room in a full queue before it is answered -BUSY.
-BLOCK_S: Final = 2.0
+BLOCK_S: Final = 1.0
+# The time to live that a command sees on a value that is served stale.
+STALE_MOMENT_MS: Final = 1000
+# How long, at the end, loads that nobody waits for and idle connections may take to say goodbye.
+CLOSE_S: Final = 2.0
 # Added to the server-side statement timeout before a key whose write had an unknown outcome is trusted again.
 QUARANTINE_SLACK_S: Final = 1.0
 
@@ -73,7 +80,16 @@ class Unmapped(Exception):
 class Plan:
     """What a command needs before and after it runs."""
 
-    __slots__ = ("locks", "must_load", "ready", "save_before_reply", "store_writes", "targets")
+    __slots__ = (
+        "last_resort",
+        "locks",
+        "must_load",
+        "ready",
+        "save_before_reply",
+        "stale",
+        "store_writes",
+        "targets",
+    )
 
     def __init__(self) -> None:
         # Managed keys of the command, by key.
@@ -86,6 +102,10 @@ class Plan:
         self.ready = True
         # Keys that the command may write and whose prefix writes to a store.
         self.store_writes: dict[bytes, Target] = {}
+        # Keys that are answered from a copy whose time is over: (kind, value) as it was when the plan was made.
+        self.stale: dict[bytes, tuple[int, object]] = {}
+        # Keys that may be, if their load fails: those that are only read.
+        self.last_resort: set[bytes] = set()
         # Keys whose backlog is full and whose rule wants the reply to wait for the store then.
         self.save_before_reply: list[Target] = []
 
@@ -117,10 +137,11 @@ class Engine:
         self.memory = memory
         self.clock = clock
         self.random = random
+        self.breakers = {name: Breaker(clock, random) for name in ("", *stores)}
         # By the rule's name, the template's text.
         self.prefixes: dict[str, ManagedPrefix] = {}
         for rule in rules.rules:
-            self.prefixes[rule.name] = ManagedPrefix(rule, stores[rule.store] if rule.store else None)
+            self.prefixes[rule.name] = self._managed(rule)
         # False: no rules at all, dispatch never asks.
         self.active = bool(self.prefixes)
         self.locks = KeyLocks()
@@ -133,6 +154,9 @@ class Engine:
         self.moved = False
         # Key → server milliseconds until which a write of unknown outcome may still land.
         self._quarantine: dict[bytes, int] = {}
+
+    def _managed(self, rule: PrefixRule) -> ManagedPrefix:
+        return ManagedPrefix(rule, self.stores[rule.store] if rule.store else None, self.breakers[rule.store])
 
     def _open_queues(self) -> None:
         for prefix in self.prefixes.values():
@@ -179,16 +203,9 @@ class Engine:
 
     def plan_read(self, keys: Iterable[bytes]) -> Plan | None:
         """For a read that met a missing or ageing key: None when memory is right as it is."""
-        plan: Plan | None = None
-        for key in keys:
-            target = self._needs_load(key)
-            if target is not None:
-                if plan is None:
-                    plan = Plan()
-                    plan.ready = False
-                plan.must_load[key] = target
-                plan.targets[key] = target
-        return plan
+        plan = Plan()
+        self.plan_reads_of(plan, keys)
+        return plan if plan.targets else None
 
     def plan_write(self, plan: Plan, keys: Iterable[bytes], blind: bool) -> None:
         """Add a command that may write `keys` to a plan; `blind`: it overwrites without looking."""
@@ -204,6 +221,9 @@ class Engine:
                     plan.ready = False
             if not blind and target.prefix.store is not None and (rule.saves or rule.loads):
                 plan.must_load[key] = target
+                # Nothing is computed from a stale value.
+                plan.last_resort.discard(key)
+                plan.stale.pop(key, None)
                 if self._missing(target):
                     plan.ready = False
 
@@ -211,10 +231,37 @@ class Engine:
         """Add a read command to a plan (a transaction)."""
         for key in keys:
             target = self._needs_load(key)
-            if target is not None:
-                plan.targets[key] = target
-                plan.must_load[key] = target
-                plan.ready = False
+            if target is None:
+                continue
+            plan.targets[key] = target
+            if key in plan.must_load or key in plan.stale:
+                continue
+            stale = self._stale_copy(target)
+            if stale is not None:
+                plan.stale[key] = stale
+                continue
+            if key not in plan.store_writes:
+                plan.last_resort.add(key)
+            plan.must_load[key] = target
+            plan.ready = False
+
+    def _stale_copy(self, target: Target) -> tuple[int, object] | None:
+        # stale-while-revalidate: the old value serves while one load runs. After a failed load, within stale-if-error,
+        # it serves without another attempt until the back-off is over.
+        entry = self.memory.held(target.key)
+        lease = entry.lease if entry is not None else None
+        if entry is None or lease is None or lease.is_void():
+            return None
+        now = self.memory.now_ms
+        rule = lease.prefix.rule
+        if now < lease.until_ms + int(rule.stale_while_revalidate_s * 1000):
+            if now >= lease.retry_ms and not lease.refreshing:
+                lease.refreshing = True
+                self.loader.request(target, refresh=True)
+        elif not (now < lease.stale_until_ms and now < lease.retry_ms):
+            return None
+        target.prefix.counters.stale_hits += 1
+        return entry.kind, entry.value
 
     def finish_plan(self, plan: Plan, keys: Iterable[bytes]) -> bool:
         """All commands are in: choose the locks. False when nobody need wait and no rule is concerned."""
@@ -237,7 +284,7 @@ class Engine:
                 return None
             if lease.until_ms > now and not lease.is_void():
                 if entry.soft_ms <= now:
-                    self._refresh(entry, lease)
+                    self._freshen(entry, lease)
                 return None
         target = self.target(key)
         if target is None or not target.prefix.rule.loads:
@@ -257,11 +304,9 @@ class Engine:
                     # The copy's time ran out, but the copy is the only place that has the value: it lives on.
                     self._give_life(entry, lease, now)
                 return False
-            if entry.deadline_ms > now and (
-                lease is None or (lease.until_ms > now and not lease.is_void())
-            ):
+            if entry.deadline_ms > now and (lease is None or (lease.until_ms > now and not lease.is_void())):
                 return False
-            if lease is not None and entry.deadline_ms > now:
+            if lease is not None and entry.deadline_ms > now and (lease.stale_until_ms <= now or lease.is_void()):
                 # Too old to be served: nobody may see it, whatever the load brings.
                 self.memory.drop(key)
                 self.moved = True
@@ -278,6 +323,7 @@ class Engine:
         lease.until_ms = now + ttl_ms if ttl_ms else NEVER
         entry.deadline_ms = lease.until_ms
         entry.soft_ms = lease.until_ms
+        lease.stale_until_ms = lease.until_ms
         self.moved = True
         self.memory.refile(entry.key)
 
@@ -346,13 +392,33 @@ class Engine:
             flights = [(target, self._request(target)) for target in missing]
             for target, flight in flights:
                 target.prefix.counters.misses += 1
+                fallback = self._fallback(plan, target)
+                timeout_s = target.prefix.rule.load_timeout_s
+                soft_s = target.prefix.rule.load_soft_timeout_s
                 try:
-                    result = await flight.wait(target.prefix.rule.load_timeout_s)
-                except LoadTimeout:
-                    target.prefix.counters.load_timeouts += 1
-                    raise
+                    result = await flight.wait(min(soft_s, timeout_s) if fallback and soft_s else timeout_s)
+                except StoreError as error:
+                    if isinstance(error, LoadTimeout) and not flight.done:
+                        target.prefix.counters.load_timeouts += 1
+                    if fallback is None or isinstance(error, StoreRejected):
+                        raise
+                    # The store is sick or slow, and there is an old value at hand.
+                    target.prefix.counters.stale_hits += 1
+                    plan.stale[target.key] = fallback
+                    del plan.must_load[target.key]
+                    continue
                 loaded[target.key] = (result, flight)
         self._stage(plan, view, loaded)
+
+    def _fallback(self, plan: Plan, target: Target) -> tuple[int, object] | None:
+        # The copy that may be served if this load fails, for keys that are only read.
+        entry = self.memory.held(target.key)
+        lease = entry.lease if entry is not None else None
+        if target.key not in plan.last_resort or entry is None or lease is None or lease.is_void():
+            return None
+        if self.memory.now_ms >= lease.stale_until_ms:
+            return None
+        return entry.kind, entry.value
 
     def _request(self, target: Target) -> Flight:
         if self._quarantine and target.key in self._quarantine:
@@ -365,6 +431,9 @@ class Engine:
     def _stage(self, plan: Plan, view: View, loaded: dict[bytes, tuple[Loaded | None, Flight]]) -> None:
         memory = self.memory
         now = memory.now_ms
+        for key, (kind, value) in plan.stale.items():
+            # It has hardly a future: a moment, within which this command surely runs.
+            view.stage_loaded(key, kind, value, now + STALE_MOMENT_MS)
         for key, (result, _) in loaded.items():
             entry = memory.held(key)
             if entry is not None and entry.deadline_ms > now:
@@ -513,14 +582,30 @@ class Engine:
         cost_ms = old_lease.cost_ms if old_lease is not None else 0.0
         lease = Lease(prefix, now, cost_ms, ttl_ms, until_ms)
         lease.dirty_seq = seq or (old_lease.dirty_seq if old_lease is not None else 0)
+        if prefix.rule.tags and prefix.mapping is not None:
+            lease.tags = prefix.mapping.tags_of(target.row_key, value)
         self._attach(entry, lease, now)
 
     def _attach(self, entry: Held, lease: Lease, now: int) -> None:
+        prefix = lease.prefix
+        old = entry.lease
+        if old is not None:
+            old.prefix.keys -= 1
+            old.prefix.bytes -= entry.weight
+        prefix.keys += 1
+        prefix.bytes += entry.weight
         entry.lease = lease
-        entry.soft_ms = min(entry.deadline_ms, lease.until_ms)
-        rule = lease.prefix.rule
-        if rule.read == REFRESH_AHEAD and lease.ttl_ms:
-            entry.soft_ms = min(entry.soft_ms, now + int(lease.ttl_ms * rule.refresh_at))
+        rule = prefix.rule
+        soft_ms = min(entry.deadline_ms, lease.until_ms)
+        if lease.until_ms != NEVER:
+            stale_s = max(rule.stale_while_revalidate_s, rule.stale_if_error_s)
+            lease.stale_until_ms = lease.until_ms + int(stale_s * 1000)
+            if rule.read == REFRESH_AHEAD and lease.ttl_ms:
+                soft_ms = min(soft_ms, now + int(lease.ttl_ms * rule.refresh_at))
+            if rule.early_expiry > 0:
+                # Before this moment XFetch has less than one chance in 20,000, so hits need not roll the dice.
+                soft_ms = min(soft_ms, lease.until_ms - int(10 * lease.cost_ms * rule.early_expiry))
+        entry.soft_ms = soft_ms
         self.memory.refile(entry.key)
 
     def after_plain_write(self, plan: Plan) -> None:
@@ -585,10 +670,13 @@ class Engine:
                 prefix.counters.refreshes_dropped += 1
             elif entry is not None and entry.value != result.value:
                 prefix.counters.refreshes_changed += 1
+        changed = entry is not None and (result is None or entry.value != result.value)
         if result is None:
             if entry is not None:
                 memory.drop(key)
             prefix.remember_absent(key, now)
+            if changed:
+                memory.touch_watchers(key)
             return
         prefix.forget_absent(key)
         ttl_ms = self._ttl_ms(prefix.rule)
@@ -597,26 +685,44 @@ class Engine:
         if not prefix.rule.generic:
             deadline_ms = until_ms
         entry = memory.install(key, result.kind, result.value, deadline_ms)
-        self._attach(entry, Lease(prefix, now, flight.cost_ms, ttl_ms, until_ms), now)
+        lease = Lease(prefix, now, flight.cost_ms, ttl_ms, until_ms)
+        if prefix.rule.tags:
+            assert prefix.mapping is not None
+            lease.tags = prefix.mapping.tags_of(target.row_key, result.value)
+        self._attach(entry, lease, now)
+        if changed:
+            memory.touch_watchers(key)
 
     def load_failed(self, flight: Flight) -> None:
-        """A load ended in an error (Installer). A refresh keeps the old value and backs off."""
-        if not flight.refresh:
-            return
+        """A load ended in an error (Installer). An old value stays, and the next attempt is put off."""
         entry = self.memory.held(flight.target.key)
         if entry is None or entry.lease is None:
             return
         lease = entry.lease
         now = self.clock.now_ms()
-        pause_ms = REFRESH_BACKOFF_FIRST_MS * (1 + self.random.random())
-        if lease.ttl_ms:
-            pause_ms = min(pause_ms, lease.ttl_ms)
+        longest = lease.ttl_ms or BACKOFF_LONGEST_MS
+        lease.retry_pause_ms = min(float(longest), max(BACKOFF_FIRST_MS, 2 * lease.retry_pause_ms))
+        lease.retry_ms = now + int(lease.retry_pause_ms * (0.5 + self.random.random() / 2))
         lease.refreshing = False
-        entry.soft_ms = min(entry.deadline_ms, lease.until_ms, now + int(pause_ms))
+        if entry.soft_ms > now:
+            entry.soft_ms = min(entry.soft_ms, lease.retry_ms)
 
-    def _refresh(self, entry: Held, lease: Lease) -> None:
+    def _freshen(self, entry: Held, lease: Lease) -> None:
         # Near the end of its life and read again: renew it in the background, once.
-        entry.soft_ms = min(entry.deadline_ms, lease.until_ms)
+        end_ms = min(entry.deadline_ms, lease.until_ms)
+        now = self.memory.now_ms
+        rule = lease.prefix.rule
+        if now < lease.retry_ms:
+            entry.soft_ms = min(end_ms, lease.retry_ms)
+            return
+        if rule.early_expiry > 0 and not (
+            rule.read == REFRESH_AHEAD and now >= lease.loaded_ms + int(lease.ttl_ms * rule.refresh_at)
+        ):
+            # XFetch (Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, VLDB 2015).
+            head_start_ms = -lease.cost_ms * rule.early_expiry * math.log(1.0 - self.random.random())
+            if now + head_start_ms < lease.until_ms:
+                return
+        entry.soft_ms = end_ms
         if lease.refreshing or (self._quarantine and entry.key in self._quarantine):
             return
         target = self.target(entry.key)
@@ -799,7 +905,7 @@ class Engine:
             if rule.store and rule.store not in self.stores:
                 problems.append(f"prefix {rule.name!r}: the new store {rule.store!r} needs a restart")
                 continue
-            fresh = prefixes[rule.name] = ManagedPrefix(rule, self.stores[rule.store] if rule.store else None)
+            fresh = prefixes[rule.name] = self._managed(rule)
             try:
                 if fresh.store is not None:
                     await fresh.prepare()
@@ -831,9 +937,9 @@ class Engine:
         left = 0
         for queue in self.queues.values():
             left += await queue.close(timeout_s)
-        await self.loader.close()
+        await self.loader.close(min(CLOSE_S, timeout_s))
         for store in self.stores.values():
-            await store.close(2.0)
+            await store.close(CLOSE_S)
         return left
 
 

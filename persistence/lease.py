@@ -52,7 +52,7 @@ class Lease:
         self.tags: tuple[bytes, ...] = ()
 
     def is_void(self) -> bool:
-        """Was the entry voided by CACHE.BUMP or CACHE.UNTAG since it was made? Settles it for the next look. O(tags)."""
+        """Was the entry voided by CACHE.BUMP or CACHE.UNTAG since it was made? If not, that is noted. O(tags)."""
         prefix = self.prefix
         if self.generation == prefix.generation:
             return False

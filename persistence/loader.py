@@ -24,11 +24,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Iterable
 from typing import Final, Protocol
 
-from persistence.errors import LoadTimeout, StoreError, StoreRejected, StoreTimeout
+from persistence.errors import LoadTimeout, StoreDown, StoreError, StoreRejected, StoreTimeout
 from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import Loaded
+from persistence.rows import Row, RowKey
 from persistence.seams import Clock
 
 log = logging.getLogger("forebay.loader")
@@ -45,7 +47,7 @@ class Installer(Protocol):
         """A flight's answer may be cached; called before those who wait for it wake up."""
 
     def load_failed(self, flight: Flight) -> None:
-        """A flight ended with `flight.error`."""
+        """A flight ended with `flight.error`, or a refresh was overtaken by a write."""
 
 
 class Flight:
@@ -99,10 +101,31 @@ def _expire(turn: asyncio.Future[None]) -> None:
         turn.set_exception(LoadTimeout("the load did not finish in time"))
 
 
+class Watch:
+    """Keys that one command reads together, while it waits for some of them."""
+
+    __slots__ = ("broken", "keys")
+
+    def __init__(self, keys: tuple[bytes, ...]) -> None:
+        self.keys = keys
+        # One of the keys was fenced, or is being written: what was read of them may not have been true at one moment.
+        self.broken = False
+
+
 class Loader:
     """All loads under way, for all prefixes."""
 
-    __slots__ = ("_clock", "_flights", "_gathering", "_installer", "_running", "_scheduled", "_tasks", "_writing")
+    __slots__ = (
+        "_clock",
+        "_flights",
+        "_gathering",
+        "_installer",
+        "_running",
+        "_scheduled",
+        "_tasks",
+        "_watches",
+        "_writing",
+    )
 
     def __init__(self, clock: Clock, installer: Installer) -> None:
         self._clock = clock
@@ -114,6 +137,8 @@ class Loader:
         self._scheduled: set[ManagedPrefix] = set()
         # Key → writes whose outcome is not published yet.
         self._writing: dict[bytes, int] = {}
+        # Key → watches of commands that read it together with others.
+        self._watches: dict[bytes, list[Watch]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def request(self, target: Target, refresh: bool = False, ahead: bool = False) -> Flight:
@@ -144,16 +169,42 @@ class Loader:
         flight = self._flights.pop(key, None)
         if flight is not None:
             flight.fenced = True
+        if self._watches:
+            for watch in self._watches.get(key, ()):
+                watch.broken = True
+
+    def watch(self, keys: Iterable[bytes]) -> Watch:
+        """Notice fences of these keys from now on, until `unwatch`."""
+        watch = Watch(tuple(keys))
+        watch.broken = any(key in self._writing for key in watch.keys)
+        for key in watch.keys:
+            self._watches.setdefault(key, []).append(watch)
+        return watch
+
+    def unwatch(self, watch: Watch) -> None:
+        """End a watch."""
+        for key in watch.keys:
+            watches = self._watches[key]
+            watches.remove(watch)
+            if not watches:
+                del self._watches[key]
 
     def fence_prefix(self, prefix: ManagedPrefix) -> None:
         """`fence` for every key of a prefix. O(loads under way)."""
         for key in [key for key, flight in self._flights.items() if flight.target.prefix is prefix]:
             self.fence(key)
+        self._break_watches()
 
     def fence_all(self) -> None:
         """`fence` for every key."""
         for key in list(self._flights):
             self.fence(key)
+        self._break_watches()
+
+    def _break_watches(self) -> None:
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.broken = True
 
     def begin_write(self, key: bytes) -> None:
         """A write of the key is on its way to the store."""
@@ -177,10 +228,13 @@ class Loader:
         """Keys being loaded now."""
         return len(self._flights)
 
-    async def close(self) -> None:
-        """Wait until the statements under way have ended."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+    async def close(self, timeout_s: float) -> None:
+        """Wait up to `timeout_s` seconds for the statements under way, then give them up: nobody asks any more."""
+        if self._tasks:
+            _, hanging = await asyncio.wait(self._tasks, timeout=timeout_s)
+            for task in hanging:
+                task.cancel()
+            await asyncio.gather(*hanging, return_exceptions=True)
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
@@ -219,21 +273,45 @@ class Loader:
                 self._schedule(prefix)
 
     async def _load(self, prefix: ManagedPrefix, batch: list[Flight]) -> None:
+        breaker = prefix.breaker
+        if not breaker.allows():
+            raise StoreDown(f"store {prefix.rule.store}: failing, left alone for a moment")
+        try:
+            rows = await self._ask(prefix, batch)
+        except (StoreDown, StoreTimeout, LoadTimeout):
+            breaker.failed()
+            raise
+        except BaseException:
+            # It answered, if only to refuse; or we were interrupted, and the next caller shall find out.
+            breaker.succeeded()
+            raise
+        breaker.succeeded()
+        self._answer(prefix, batch, rows)
+
+    async def _ask(self, prefix: ManagedPrefix, batch: list[Flight]) -> dict[RowKey, Row]:
         mapping = await prefix.prepare()
         store = prefix.store
         assert store is not None
-        began = self._clock.now_ms()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         counters = prefix.counters
         counters.load_statements += 1
         rows = await store.load_many(mapping, [flight.target.row_key for flight in batch])
-        cost_ms = float(self._clock.now_ms() - began)
+        cost_ms = (loop.time() - began) * 1000
         counters.load_ms_total += cost_ms
         counters.load_rows += len(rows)
+        for flight in batch:
+            flight.cost_ms = cost_ms
+        return rows
+
+    def _answer(self, prefix: ManagedPrefix, batch: list[Flight], rows: dict[RowKey, Row]) -> None:
+        mapping = prefix.mapping
+        assert mapping is not None
+        counters = prefix.counters
         wall_ms = self._clock.now_ms() + self._clock.wall_offset_ms()
         for flight in batch:
             row_key = flight.target.row_key
             row = rows.get(row_key)
-            flight.cost_ms = cost_ms
             if row is not None:
                 try:
                     loaded = mapping.value_of(row_key, row)
@@ -250,6 +328,14 @@ class Loader:
         key = flight.target.key
         if flight.fenced or key in self._writing:
             flight.target.prefix.counters.loads_fenced += 1
+            # What it brings may be newer than what a later flight has read; who asks after this answer must not be
+            # given an older one:   1. flight A is fenced by a write; flight B begins, reads v1; the write commits v2;
+            # A reads v2   2. A's waiters are answered v2   3. GET would join B and be answered v1
+            later = self._flights.pop(key, None)
+            if later is not None:
+                later.fenced = True
+            if flight.refresh:
+                self._installer.load_failed(flight)
         else:
             self._installer.loaded(flight)
         self._release(flight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from persistence.breaker import Breaker
 from persistence.errors import MappingRejected
 from persistence.mapping import Mapping, MappingError, build_mapping
 from persistence.prefixes import PrefixRule
@@ -100,8 +101,11 @@ class ManagedPrefix:
     """A rule, what it needs to act, and what it has counted."""
 
     __slots__ = (
+        "breaker",
+        "bytes",
         "counters",
         "generation",
+        "keys",
         "mapping",
         "negatives",
         "rule",
@@ -111,13 +115,18 @@ class ManagedPrefix:
         "voided_tags",
     )
 
-    def __init__(self, rule: PrefixRule, store: Store | None) -> None:
+    def __init__(self, rule: PrefixRule, store: Store | None, breaker: Breaker) -> None:
         self.rule = rule
+        # Shared by all prefixes of the store.
+        self.breaker = breaker
         # None only when both strategies are cache-aside.
         self.store = store
         # Known once the live schema has been seen (`prepare`).
         self.mapping: Mapping | None = None
         self.counters = Counters()
+        # Entries in memory under this rule, and their estimated bytes: kept by whoever attaches or removes an entry.
+        self.keys = 0
+        self.bytes = 0
         # Raised whenever something that is cached may have become void; an entry made under an older one is looked at.
         self.generation = 0
         # Everything made under a generation below this one is void (CACHE.BUMP).

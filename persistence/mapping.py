@@ -109,6 +109,9 @@ class _Builder:
         mapping = _MAPPINGS.get(rule.value)
         if mapping is None:
             raise self.fail(f"value = {rule.value!r} is not one of {', '.join(_MAPPINGS)}")
+        for tag in rule.tags:
+            if tag not in rule.template.names and tag not in [field.column for field in fields]:
+                raise self.fail(f"tags: {tag!r} is neither a key column nor a mapped one")
         written = [Column(field.column, field.codec) for field in fields if field.key_index < 0 and not field.generated]
         resets = tuple([column.name for column in written])
         load, upsert, delete = self._custom(keys, tuple(written))

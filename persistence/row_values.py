@@ -229,6 +229,22 @@ class Mapping:
 
     # --- values ---
 
+    def tags_of(self, key: RowKey, value: object) -> tuple[bytes, ...]:
+        """The row's tags, `tenant_id=7` for each of the rule's `tags` whose column is not NULL. O(columns)."""
+        tags: list[bytes] = []
+        for column in self.rule.tags:
+            if column in self.key_columns:
+                text: bytes | None = str(key[self.key_columns.index(column)]).encode()
+            else:
+                text = self._text_of(column, value)
+            if text is not None:
+                tags.append(column.encode() + b"=" + text)
+        return tuple(tags)
+
+    def _text_of(self, column: str, value: object) -> bytes | None:
+        # The text of one mapped column in a value.
+        return None
+
     def value_of(self, key: RowKey, row: Row) -> Loaded | None:
         """A loaded row as a value; None when the row is there but reads as absent (a NULL column, a hash of NULLs)."""
         raise NotImplementedError
@@ -311,6 +327,10 @@ class HashMapping(Mapping):
         }
         return Loaded(HASH, value, NEVER) if value else None
 
+    def _text_of(self, column: str, value: object) -> bytes | None:
+        fields = cast(dict[bytes, bytes], value)
+        return next((fields.get(field.name) for field in self.fields if field.column == column), None)
+
     def _position(self, name: bytes) -> int:
         position = self._positions.get(name)
         if position is None:
@@ -380,6 +400,14 @@ class JsonMapping(Mapping):
         self._names = {field.name.decode(): field for field in self.fields}
         self._writers = tuple([(json_string(field.name.decode()) + ":", field.codec.dump) for field in self.fields])
 
+    def _text_of(self, column: str, value: object) -> bytes | None:
+        members = cast(dict[str, object], parse_json(cast(bytes, value)))
+        for name, field in self._names.items():
+            if field.column == column:
+                item = members.get(name)
+                return None if item is None else item.encode() if isinstance(item, str) else str(item).encode()
+        return None
+
     def _text(self, items: Iterable[object]) -> bytes:
         members = [
             name + ("null" if item is None else dump(item))
@@ -421,6 +449,9 @@ class ColumnMapping(Mapping):
     """One column ↔ string."""
 
     kind = STRING
+
+    def _text_of(self, column: str, value: object) -> bytes | None:
+        return cast(bytes, value) if column == self.fields[0].column else None
 
     def value_of(self, key: RowKey, row: Row) -> Loaded | None:
         return None if row[0] is None else Loaded(STRING, self.fields[0].codec.field(row[0]), NEVER)

@@ -10,27 +10,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from persistence.change import Change
+from persistence.clock import Clock, Random
 from persistence.lease import Lease
 
-
-class Clock(Protocol):
-    """Time. Server milliseconds are monotonic; only persisted times and EXPIREAT touch the wall clock."""
-
-    def now_ms(self) -> int:
-        """Server milliseconds, never going back."""
-
-    def wall_offset_ms(self) -> int:
-        """What to add to server milliseconds to get Unix milliseconds."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Return after that long."""
-
-
-class Random(Protocol):
-    """Randomness: the part of random.Random that jitter needs."""
-
-    def random(self) -> float:
-        """A float, 0 ≤ x < 1."""
+__all__ = ["Clock", "Held", "Memory", "Random", "View"]
 
 
 class Held(Protocol):
@@ -41,6 +24,7 @@ class Held(Protocol):
     value: object
     deadline_ms: int
     soft_ms: int
+    weight: int
     lease: Lease | None
 
 

@@ -19,8 +19,10 @@ import uvloop
 from eviction.policy import Policy
 from eviction.registry import create, from_redis, to_redis
 from persistence.engine import Engine
+from persistence.invalidation import Follower, SpelledTwice, outbox_sql
 from persistence.prefixes import RuleTable
 from persistence.stores.base import Store
+from persistence.stores.postgres import PostgresStore
 from persistence.stores.registry import open_store
 from server.background import Background
 from server.clock import SystemClock
@@ -51,6 +53,8 @@ UNSAVED_WRITES: Final = 4
 # Millions of entries without reference cycles: young collections find nothing to do and old ones only cost a pause.
 # The youngest generation runs every 100,000 net allocations, the oldest practically never by itself.
 _GC_THRESHOLDS: Final = (100_000, 50, 1_000_000)
+# How long replies that are written may take to leave when the server stops.
+_LAST_CALL_MS: Final = 1000
 Banner = Callable[[str, int], list[str]]
 
 
@@ -77,6 +81,11 @@ async def _check_connect(config: Config) -> list[str]:
     engine = Engine(RuleTable(config.rules), stores, keyspace.database(0), SystemClock(), random.Random())
     if not problems:
         problems = await engine.open()
+    followers = make_followers(engine)
+    if not problems:
+        problems = await _open_followers(followers)
+    for follower in followers:
+        follower.close()
     await engine.close(0)
     return problems
 
@@ -87,6 +96,30 @@ def make_stores(config: Config) -> dict[str, Store]:
         name: open_store(name, store.url, store.pool, store.statement_timeout_s)
         for name, store in config.stores.items()
     }
+
+
+def make_followers(engine: Engine) -> list[Follower]:
+    """One for each store that can tell of changes; before the first connection is made, because connections name it."""
+    return [
+        Follower(store, engine, engine.clock, engine.random)
+        for store in engine.stores.values()
+        if isinstance(store, PostgresStore)
+    ]
+
+
+async def _open_followers(followers: list[Follower]) -> list[str]:
+    problems: list[str] = []
+    for follower in followers:
+        problems += await follower.open()
+    return problems
+
+
+def triggers_sql(config: Config, store: str) -> str:
+    """The SQL for the prefixes of a store that follow their tables; empty when none does."""
+    try:
+        return outbox_sql(rule for rule in config.rules if rule.store == store)
+    except SpelledTwice as error:
+        raise ConfigError(str(error)) from None
 
 
 def own_version() -> str:
@@ -115,6 +148,8 @@ class Node:
         self.engine = Engine(
             RuleTable(config.rules), make_stores(config), self.keyspace.database(0), self.clock, self.random
         )
+        self.followers = make_followers(self.engine)
+        self._following: list[asyncio.Task[None]] = []
         self.dispatch = Dispatch(self.keyspace, self.engine, self.clock)
         self.peers = Peers(self.dispatch, self.keyspace)
         self.background = Background(config, self.keyspace, self.engine, self.peers, self.clock)
@@ -160,7 +195,10 @@ class Node:
         for line in warnings(self.config):
             log.warning(line)
         problems = await self.engine.open()
+        if not problems:
+            problems = await _open_followers(self.followers)
         if problems:
+            await self._stop_following()
             await self.engine.close(0)
             raise ConfigError(f"{self.source or 'configuration'}: {'; '.join(problems)}")
         try:
@@ -169,9 +207,11 @@ class Node:
                 await self.http.start()
         except OSError as error:
             self.listener.close()
+            await self._stop_following()
             await self.engine.close(0)
             raise ConfigError(str(error.strerror or error)) from error
         self.background.start()
+        self._following = [asyncio.get_running_loop().create_task(follower.run()) for follower in self.followers]
         self.ready = True
         if self.banner is not None:
             host = self.config.server.bind[0] if self.config.server.bind else "127.0.0.1"
@@ -189,12 +229,20 @@ class Node:
         timeout_s = 0.0 if self.force else self.config.server.shutdown_timeout_s
         self.listener.close()
         deadline = began + int(timeout_s * 1000)
-        while any(peer.busy for peer in self.peers.by_id.values()) and self.clock.now_ms() < deadline:
+        self.peers.draining = True
+        # Commands that wait get half of the time, unsaved writes the rest; who does not read his replies gets none of
+        # it.
+        half = began + int(timeout_s * 500)
+        while any(peer.waits for peer in self.peers.by_id.values()) and self.clock.now_ms() < half:
+            await self.clock.sleep(0.01)
+        await self.background.stop()
+        await self._stop_following()
+        left = await self.engine.close(max(0.0, (deadline - self.clock.now_ms()) / 1000))
+        last_call = self.clock.now_ms() + _LAST_CALL_MS
+        while any(peer.busy for peer in self.peers.by_id.values()) and self.clock.now_ms() < last_call:
             await self.clock.sleep(0.01)
         for peer in list(self.peers.by_id.values()):
             peer.close_when_written()
-        await self.background.stop()
-        left = await self.engine.close(max(0.0, (deadline - self.clock.now_ms()) / 1000))
         if self.http is not None:
             await self.http.stop()
         self.listener.remove_socket()
@@ -203,6 +251,13 @@ class Node:
             return UNSAVED_WRITES
         log.info("stopped cleanly")
         return CLEAN
+
+    async def _stop_following(self) -> None:
+        for task in self._following:
+            task.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
+        for follower in self.followers:
+            follower.close()
 
     def _signalled(self, number: int) -> None:
         if self.stopping.is_set():
@@ -300,6 +355,7 @@ class Node:
                 shard.evictions = 0
         for spec in self.dispatch.called():
             spec.calls = spec.failed = spec.rejected = 0
+        self.dispatch.error_counts.clear()
         self.peers.total = self.peers.rejected = 0
 
     def _info_sections(self) -> dict[str, Callable[[], Iterable[tuple[str, object]]]]:
@@ -312,7 +368,7 @@ class Node:
             "replication": lambda: [("role", "master"), ("connected_slaves", 0)],
             "cpu": cpu_fields,
             "commandstats": self._info_commands,
-            "errorstats": list,
+            "errorstats": self._info_errors,
             "keyspace": self._info_keyspace,
             "prefixes": self._info_prefixes,
         }
@@ -377,6 +433,10 @@ class Node:
         for spec in self.dispatch.called():
             name = spec.name.replace("|", "|")
             yield f"cmdstat_{name}", f"calls={spec.calls},rejected_calls={spec.rejected},failed_calls={spec.failed}"
+
+    def _info_errors(self) -> Iterable[tuple[str, object]]:
+        for code, count in sorted(self.dispatch.error_counts.items()):
+            yield f"errorstat_{code}", f"count={count}"
 
     def _info_keyspace(self) -> Iterable[tuple[str, object]]:
         for database in sorted(self.keyspace.opened, key=lambda each: each.index):

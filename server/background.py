@@ -89,10 +89,13 @@ class Background:
         now = self._clock.now_ms()
         for connection in list(self._peers.by_id.values()):
             connection.check_output(now)
-            if connection.closing or connection.busy:
+            if connection.closing:
                 continue
-            if not connection.session.authenticated and now - connection.connected_ms > AUTHENTICATION_SECONDS * 1000:
-                connection.abort("not authenticated in time")
+            if not connection.session.authenticated:
+                if now - connection.session.stranger_since_ms > AUTHENTICATION_SECONDS * 1000:
+                    connection.abort("not authenticated in time")
+            elif connection.waits:
+                continue
             elif self.idle_timeout_s and now - connection.last_ms > self.idle_timeout_s * 1000:
                 connection.abort("idle for too long")
 

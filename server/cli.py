@@ -169,12 +169,19 @@ def _sql(options: argparse.Namespace) -> int:
         for store in config.stores.values()
         if store.kind != "memory" and any(_uses_generic(rule, store.name) for rule in config.rules)
     ]
-    if not wanting:
-        print(f"-- {options.file} wants no tables: no prefix uses the generic table of an SQL store")
+    following = {name: sql for name in config.stores if (sql := app.triggers_sql(config, name))}
+    if not wanting and not following:
+        print(
+            f"-- {options.file} wants no tables: no prefix uses the generic table of an SQL store, and none has"
+            ' invalidate = "notify"'
+        )
     for store in wanting:
         # The URL is not shown: what is printed here is piped and mailed around.
         print(f"-- [stores.{store.name}], {store.kind}: the generic table, created at start unless it exists")
         print(f"BEGIN;\n{_GENERIC_TABLE[store.kind].strip()}\nCOMMIT;")
+    for name, sql in following.items():
+        print(f"-- [stores.{name}], postgresql: the outbox and the triggers of prefixes that follow their tables")
+        print(f"BEGIN;\n{sql}\nCOMMIT;")
     return CLEAN
 
 

@@ -267,12 +267,6 @@ NOT_AVAILABLE: Final[tuple[tuple[str, str, Callable[[Any], bool], str, str], ...
         "leave table and value out: the generic table holds sorted sets",
     ),
     ("prefix", "warm", _other_than("none"), "warming up", 'leave it "none"'),
-    ("prefix", "early_expiry", _on, "an early_expiry above 0", "leave it 0.0"),
-    ("prefix", "stale_while_revalidate", _on, "serving stale values", 'leave it "0"'),
-    ("prefix", "stale_if_error", _on, "serving stale values", 'leave it "0"'),
-    ("prefix", "load_soft_timeout", _on, "a soft timeout", 'leave it "off"'),
-    ("prefix", "invalidate", _other_than("none"), '"notify"', 'leave it "none"'),
-    ("prefix", "tags", _on, "tagging entries", "leave it []"),
     ("prefix", "maxmemory", _other_than(Amount()), "a budget per prefix", 'leave it "shared"'),
     ("prefix", "eviction", _other_than("shared"), "a policy per prefix", 'leave it "shared"'),
 )

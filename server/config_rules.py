@@ -54,12 +54,19 @@ def build_rule(text: str, model: PrefixModel, stores: Mapping[str, str], maxmemo
         retry_limit=model.retry_limit,
         on_dead=model.on_dead,
         unmapped=model.unmapped,
+        invalidate=model.invalidate,
+        early_expiry=model.early_expiry,
+        stale_while_revalidate_s=model.stale_while_revalidate,
+        stale_if_error_s=model.stale_if_error,
+        load_soft_timeout_s=model.load_soft_timeout,
+        tags=model.tags,
     )
     for refusal in (
         _refuse_store(rule, stores),
         _refuse_times(rule),
         _refuse_mapping(rule, model),
         _refuse_sql(rule, stores),
+        _refuse_invalidate(rule, stores),
     ):
         if refusal is not None:
             key, reason = refusal
@@ -136,4 +143,22 @@ def _refuse_sql(rule: PrefixRule, stores: Mapping[str, str]) -> _Refusal:
     # Without a table nothing tells us where to write. (Without `delete` only deleting is refused.)
     if rule.load and not rule.table and rule.saves and not rule.upsert:
         return "upsert", 'is required to write without a table; or name the table, or choose write = "cache-aside"'
+    return None
+
+
+def _refuse_invalidate(rule: PrefixRule, stores: Mapping[str, str]) -> _Refusal:
+    if rule.invalidate == "none":
+        return None
+    kind = stores.get(rule.store)
+    if kind is None:
+        return "invalidate", '"notify" follows a table, and there is no store; name the store and the table'
+    if kind == "sqlite":
+        return "invalidate", (
+            f'"notify" needs PostgreSQL, and {rule.store!r} is a SQLite file, which tells nobody of its changes; leave'
+            ' it "none", choose a short ttl, and let other writers send CACHE.INVALIDATE key'
+        )
+    if kind == "memory":
+        return "invalidate", f'"notify" needs PostgreSQL; nobody but us can change {rule.store!r}: leave it "none"'
+    if rule.load and not rule.table:
+        return "invalidate", '"notify" follows a table, and load alone names none; name the table, or leave it "none"'
     return None

@@ -6,6 +6,7 @@ in a handler.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -20,6 +21,7 @@ from persistence.seams import Clock
 from server.commands.context import Cache, Clients, Random, Settings
 from server.info import Info
 from server.keyspace.database import Database
+from server.keyspace.globbing import Glob
 from server.keyspace.keyspace import Keyspace
 from server.net.connection import Peers
 
@@ -125,26 +127,15 @@ class CachePort:
             for each in self._engine.prefixes.values()
             if prefix is None or prefix in (each.rule.name, each.rule.template.head.decode())
         }
-        sizes = self._sizes(set(chosen.values()))
-        return {name: self._counters(each, *sizes[each]) for name, each in chosen.items()}
+        return {name: self._counters(each) for name, each in chosen.items()}
 
-    def _sizes(self, prefixes: set[ManagedPrefix]) -> dict[ManagedPrefix, tuple[int, int]]:
-        # Keys and bytes are counted when somebody asks: O(keys of the database), nothing on the hot road.
-        sizes = dict.fromkeys(prefixes, (0, 0))
-        for entry in self._keyspace.database(0).entries():
-            lease = entry.lease
-            if lease is not None and lease.prefix in sizes:
-                keys, weight = sizes[lease.prefix]
-                sizes[lease.prefix] = (keys + 1, weight + entry.weight)
-        return sizes
-
-    def _counters(self, prefix: ManagedPrefix, keys: int, weight: int) -> dict[str, int]:
+    def _counters(self, prefix: ManagedPrefix) -> dict[str, int]:
         counted = {name: int(getattr(prefix.counters, name)) for name in Counters.__slots__}
         queue = self._engine.queues.get(prefix.rule.store)
         stats = queue.stats(prefix) if queue is not None else None
         return {
-            "keys": keys,
-            "bytes": weight,
+            "keys": prefix.keys,
+            "bytes": prefix.bytes,
             **counted,
             "dirty_keys": stats.keys if stats is not None else 0,
             "dirty_bytes": stats.bytes if stats is not None else 0,
@@ -215,6 +206,25 @@ class CachePort:
             if name in (prefix.rule.name, prefix.rule.template.head.decode()):
                 return prefix
         raise KeyError(name)
+
+    async def purge(self, pattern: bytes) -> int:
+        """Drop the keys of database 0 that fit a glob pattern from memory, a table at a time; how many."""
+        glob = Glob(pattern)
+        dropped = 0
+        for table in self._keyspace.database(0).tables:
+            for key in [key for key in table if glob.matches(key)]:
+                dropped += self._engine.invalidate(key)
+            # Sixteen slots' keys at most have been looked at: let other clients in.
+            await asyncio.sleep(0)
+        return dropped
+
+    def bump(self, prefix: str) -> None:
+        """Void everything cached under a prefix. KeyError for an unknown one."""
+        self._engine.bump(self._by_name(prefix))
+
+    def untag(self, tags: list[bytes]) -> int:
+        """Void everything that carries one of these tags; how many rules know one of them."""
+        return sum(self._engine.untag(tag) for tag in tags)
 
     def manages(self, key: bytes) -> bool:
         """Does a prefix rule apply to this key (in database 0)?"""

@@ -54,7 +54,17 @@ _MULTI_LIMIT: Final = 256 << 20
 class Dispatch:
     """Runs commands for sessions."""
 
-    __slots__ = ("_ordinary", "_table", "clock", "engine", "internal_errors", "keyspace", "long_bytes", "managed_db")
+    __slots__ = (
+        "_ordinary",
+        "_table",
+        "clock",
+        "engine",
+        "error_counts",
+        "internal_errors",
+        "keyspace",
+        "long_bytes",
+        "managed_db",
+    )
 
     def __init__(self, keyspace: Keyspace, engine: Engine, clock: Clock) -> None:
         self.keyspace = keyspace
@@ -65,6 +75,8 @@ class Dispatch:
         self._table = spellings(COMMANDS)
         self._ordinary = {name: spec for name, spec in self._table.items() if _is_ordinary(spec)}
         self.internal_errors = 0
+        # Error replies by code.
+        self.error_counts: dict[str, int] = {}
         # Bytes of the last batch's longer replies: the connection copies small batches and hands over large ones.
         self.long_bytes = 0
 
@@ -141,6 +153,8 @@ class Dispatch:
             elif kind is int and 0 <= reply < _SMALL_INTEGERS:  # type: ignore[operator]
                 out.append(INTEGERS[reply])  # type: ignore[call-overload]
             else:
+                if kind is Error:
+                    self.count_error(reply)  # type: ignore[arg-type]
                 size += encode_into(out, reply, session.protocol)
                 if size > OUTPUT_HIGH_WATER:
                     break
@@ -158,6 +172,9 @@ class Dispatch:
         except EXPECTED as error:
             return reply_of(error)
         if plan is not None:
+            if plan.ready:
+                # Every key that memory could not answer has an old value that may still be served.
+                return self._run_ready(session, [(spec, argv)], plan, None)
             session.waiting = self._run_waiting(session, [(spec, argv)], plan, None)
             return None
         if engine.moved:
@@ -217,6 +234,10 @@ class Dispatch:
             return spec.subcommands.get(argv[1].lower(), spec)
         return spec
 
+    def count_error(self, error: Error) -> None:
+        """Count an error reply under its code (INFO errorstats)."""
+        self.error_counts[error.code] = self.error_counts.get(error.code, 0) + 1
+
     def called(self) -> list[CommandSpec]:
         """The rows of the command table that have counted something, subcommands included."""
         specs: list[CommandSpec] = []
@@ -263,6 +284,8 @@ class Dispatch:
             reply = self._failure(spec, argv, error)
         if isinstance(reply, Wait):
             session.waiting = self._await(session, spec, argv, reply)
+        if session.waiting is not None:
+            # Whether it is heard is decided when it is there.
             return None
         return self._mute(session, reply)
 
@@ -321,13 +344,21 @@ class Dispatch:
             session.unwatch()
             return errors.EXEC_ABORT if aborted else NIL_ARRAY
         engine = self.engine
-        if not engine.active or session.db is not self.managed_db:
+        if not engine.active:
             session.unwatch()
             return self._call_all(session, calls)
         plan = Plan()
         keys: list[bytes] = [key for database, key in watching if database is self.managed_db]
+        index = session.db.index
+        writes_elsewhere = False
         try:
             for spec, argv in calls:
+                if spec.name == "select":
+                    chosen = int(argv[1]) if argv[1].isdigit() else index
+                    index = chosen if chosen < self.keyspace.size else index
+                if index:
+                    writes_elsewhere = writes_elsewhere or spec.writes
+                    continue
                 if not spec.has_keys:
                     continue
                 own = spec.keys_of(argv)
@@ -339,6 +370,10 @@ class Dispatch:
             if not engine.finish_plan(plan, keys):
                 session.unwatch()
                 return self._call_all(session, calls)
+            if writes_elsewhere and (plan.store_writes or not plan.ready):
+                # What is written there could not be taken back when the store refuses.
+                session.unwatch()
+                return errors.STAGED_ELSEWHERE
             for spec, _ in calls:
                 if spec.flags & KEYSPACE:
                     session.unwatch()
@@ -375,7 +410,7 @@ class Dispatch:
 
     def _run_ready(self, session: Session, calls: list[Call], plan: Plan, transaction: list[object] | None) -> object:
         # Nothing to wait for: memory has what is needed, and the store hears of it later or not at all.
-        if not plan.store_writes:
+        if not plan.store_writes and not plan.stale:
             replies = self._call_all(session, calls)
             self.engine.after_plain_write(plan)
         else:
@@ -388,7 +423,8 @@ class Dispatch:
 
     def _call_on(self, session: Session, calls: list[Call], view: Overlay) -> list[object]:
         session.overlay = view
-        session.db = view
+        if session.db is self.managed_db:
+            session.db = view
         try:
             return self._call_all(session, calls)
         finally:

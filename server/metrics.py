@@ -25,7 +25,7 @@ class Metrics:
         self._dispatch = dispatch
 
     def collect(self) -> Iterable[Metric]:
-        """Every metric family, with its samples. O(keys): counts keys and bytes per prefix."""
+        """Every metric family, with its samples."""
         databases = self._keyspace.opened
         yield GaugeMetricFamily("forebay_connected_clients", "Open connections.", value=len(self._peers.by_id))
         yield CounterMetricFamily("forebay_connections", "Connections accepted.", value=self._peers.total)

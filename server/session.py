@@ -21,7 +21,17 @@ Call = tuple[CommandSpec, list[bytes]]
 class Session(Context):
     """A client: database, user, protocol version, transaction."""
 
-    __slots__ = ("aborted", "broken", "overlay", "queue", "queued_bytes", "state", "waiting", "watching")
+    __slots__ = (
+        "aborted",
+        "broken",
+        "overlay",
+        "queue",
+        "queued_bytes",
+        "state",
+        "stranger_since_ms",
+        "waiting",
+        "watching",
+    )
 
     def __init__(self, server: Server, client_id: int, db: Database) -> None:
         super().__init__(server, client_id, db)
@@ -39,6 +49,8 @@ class Session(Context):
         self.waiting: Coroutine[Any, Any, object] | None = None
         self.state = 0
         self.authenticated = not server.password_is_set()
+        # Server milliseconds since when the client owes us its password.
+        self.stranger_since_ms = server.keyspace.now_ms
         self.refresh_state()
 
     def refresh_state(self) -> None:
@@ -107,6 +119,7 @@ class Session(Context):
         self.no_evict = False
         self.no_touch = False
         self.authenticated = not self.server.password_is_set()
+        self.stranger_since_ms = self.server.keyspace.now_ms
         self.refresh_state()
 
     def close(self) -> None:

@@ -79,3 +79,82 @@ class Store(Protocol):
 
     def stats(self) -> StoreStats:
         """Counters since start."""
+
+
+# --- news from the store (persistence/invalidation.py) ---
+
+
+class Listening(Protocol):
+    """A connection of its own on which a store tells that something changed."""
+
+    async def fetch(self, sql: str, args: Sequence[object], timeout_s: float) -> list[Row]:
+        """Run one statement; a connection that does not answer within `timeout_s` seconds is cut (StoreError)."""
+
+    async def wait(self, timeout_s: float) -> bool:
+        """True when something was told since the last call, False after `timeout_s`; StoreDown when it is cut."""
+
+    def close(self) -> None:
+        """Cut it."""
+
+
+class FollowedStore(Protocol):
+    """A store that tells who changed which rows."""
+
+    name: str
+    writer: str  # what the database notes down as the author of our writes; set before the first connection
+    own_writes: OwnWrites | None  # where `apply` notes what it writes; None: nobody follows
+
+    async def listen(self, channel: str) -> Listening:
+        """Open a listening connection; raises StoreError."""
+
+
+class OwnWrites:
+    """Rows of followed prefixes that we wrote and whose echo has not come back yet.
+
+    Noted *before* the statement is sent, because the echo may overtake the answer; taken back when the write failed, or
+    met no row, or nobody knows: the echo of a write of unknown outcome is treated as somebody else's change.
+    """
+
+    __slots__ = ("_expected",)
+
+    # Beyond that the oldest are forgotten (the listening connection is down): their echoes cost a reload each.
+    MOST = 100_000
+
+    def __init__(self) -> None:
+        # (mapping, row key) → echoes to come; oldest first.
+        self._expected: dict[tuple[Mapping, RowKey], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._expected)
+
+    def expect(self, ops: Sequence[RowOp]) -> None:
+        """These rows are about to be written."""
+        expected = self._expected
+        for op in ops:
+            if op.mapping.rule.invalidate == "notify":
+                key = (op.mapping, op.key)
+                expected[key] = expected.get(key, 0) + 1
+                if len(expected) > self.MOST:
+                    del expected[next(iter(expected))]
+
+    def settle(self, ops: Sequence[RowOp], results: Sequence[Applied]) -> None:
+        """They are written: what met no row has no echo."""
+        for op, applied in zip(ops, results, strict=True):
+            if not applied.found:
+                self.take(op.mapping, op.key)
+
+    def forget(self, ops: Sequence[RowOp]) -> None:
+        """The write failed, or its outcome is unknown."""
+        for op in ops:
+            self.take(op.mapping, op.key)
+
+    def take(self, mapping: Mapping, key: RowKey) -> bool:
+        """Is this the echo of a write of ours through this mapping? Each write answers for one echo."""
+        count = self._expected.pop((mapping, key), 0)
+        if count > 1:
+            self._expected[mapping, key] = count - 1
+        return count > 0
+
+    def clear(self) -> None:
+        """Echoes were lost: expect none of them."""
+        self._expected.clear()

@@ -39,7 +39,7 @@ from persistence.errors import (
 from persistence.mapping import DELETE, GENERIC_TABLE, REPLACE, UPDATE, Mapping, RowOp, group_ops
 from persistence.rows import ColumnShape, RelationShape, Row, RowKey
 from persistence.sql import RelationError, quote_relation
-from persistence.stores.base import Applied, StoreStats
+from persistence.stores.base import Applied, OwnWrites, StoreStats
 
 Connection = asyncpg.Connection
 T = TypeVar("T")
@@ -52,6 +52,8 @@ _DRIVER_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError,
 _SLACK_S: Final = 0.5
 # Establishing a connection takes a few round trips and a fork.
 _CONNECT_TIMEOUT_S: Final = 5.0
+# The listening connection is tried again soon, so an attempt that hangs must not hold up the next for long.
+_LISTEN_TIMEOUT_S: Final = 2.0
 # A deadlock or a serialization failure is over when its rival is; three in a row is a sick schema.
 _ATTEMPTS: Final = 3
 
@@ -202,6 +204,52 @@ class _Connections:
             self._free.release()
 
 
+class _Listening:
+    """A connection that hears notifications; see the Listening protocol."""
+
+    def __init__(self, connection: Connection, translated: Callable[[BaseException, int, bool], StoreError]) -> None:
+        self._connection = connection
+        self._translated = translated
+        self._told = asyncio.Event()
+        self._timed_out = False
+
+    async def begin(self, channel: str) -> None:
+        """Hear this channel from now on."""
+        # The caller's timers bound every statement; one may have much to tell after a long absence.
+        await self._connection.execute("SET statement_timeout = 0; SET application_name = 'forebay listener'")
+        self._connection.add_termination_listener(self._heard)
+        await self._connection.add_listener(channel, self._heard)
+
+    def _heard(self, *_: object) -> None:
+        self._told.set()
+
+    async def fetch(self, sql: str, args: Sequence[object], timeout_s: float) -> list[Row]:
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._expire)
+        try:
+            return [tuple(record) for record in await self._connection.fetch(sql, *args)]
+        except _DRIVER_ERRORS as error:
+            raise self._translated(error, _LOAD, self._timed_out) from error
+        finally:
+            timer.cancel()
+
+    def _expire(self) -> None:
+        self._timed_out = True
+        self._connection.terminate()
+
+    async def wait(self, timeout_s: float) -> bool:
+        try:
+            await asyncio.wait_for(self._told.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        self._told.clear()
+        if self._connection.is_closed():
+            raise StoreDown("the listening connection was cut")
+        return True
+
+    def close(self) -> None:
+        self._connection.terminate()
+
+
 class PostgresStore:
     """A PostgreSQL database; `pool` connections, about a third of them for writes."""
 
@@ -211,6 +259,8 @@ class PostgresStore:
         self.name = name
         self._url = url
         self.statement_timeout_s = statement_timeout_s
+        self.writer = ""
+        self.own_writes: OwnWrites | None = None
         writers = max(1, pool // 3)
         self._readers = _Connections(max(1, pool - writers), self._connect)
         self._writers = _Connections(writers, self._connect)
@@ -230,12 +280,14 @@ class PostgresStore:
 
     # --- connections ---
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, timeout_s: float = _CONNECT_TIMEOUT_S) -> Connection:
         settings = {**_SESSION, "statement_timeout": str(int(self.statement_timeout_s * 1000))}
+        if self.writer:
+            settings["forebay.writer"] = self.writer
         try:
             connection = await asyncpg.connect(
                 self._url,
-                timeout=_CONNECT_TIMEOUT_S,
+                timeout=timeout_s,
                 # Few different statements, each worth keeping: never forget one for its age or size.
                 statement_cache_size=1000,
                 max_cached_statement_lifetime=0,
@@ -339,6 +391,19 @@ class PostgresStore:
     # --- writes ---
 
     async def apply(self, ops: Sequence[RowOp], want_rows: bool) -> list[Applied]:
+        own = self.own_writes
+        if own is None:
+            return await self._apply(ops, want_rows)
+        own.expect(ops)
+        try:
+            results = await self._apply(ops, want_rows)
+        except BaseException:
+            own.forget(ops)
+            raise
+        own.settle(ops, results)
+        return results
+
+    async def _apply(self, ops: Sequence[RowOp], want_rows: bool) -> list[Applied]:
         if not ops:
             return []
         groups = group_ops(ops)
@@ -461,6 +526,21 @@ class PostgresStore:
             return {key for key, _ in rows}
         # The status says how many rows were met: "DELETE 1".
         return {key for key, args in rows if not (await connection.execute(custom.text, *args)).endswith(" 0")}
+
+    # --- news ---
+
+    async def listen(self, channel: str) -> _Listening:
+        connection = await self._connect(_LISTEN_TIMEOUT_S)
+        listening = _Listening(connection, self._translated)
+        try:
+            async with asyncio.timeout(_LISTEN_TIMEOUT_S):
+                await listening.begin(channel)
+        except BaseException as error:
+            connection.terminate()
+            if isinstance(error, _DRIVER_ERRORS):
+                raise self._translated(error, _LOAD, False) from error
+            raise
+        return listening
 
     # --- the schema ---
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.replies import Error, Map
+from protocol.replies import OK, Error, Map
 from server import errors
 from server.commands.args import parse_integer
 from server.commands.command_docs import container_help
@@ -119,6 +119,54 @@ def cache_load(ctx: Context, argv: list[bytes]) -> object:
 )
 def cache_invalidate(ctx: Context, argv: list[bytes]) -> object:
     return ctx.server.cache.invalidate(argv[1:])
+
+
+@command(
+    "CACHE.PURGE",
+    arity=2,
+    flags=_WAITS,
+    group="cache",
+    since="0.1.0",
+    summary="Drops the keys that fit a pattern from memory, never from the database, and counts those dropped.",
+    complexity="O(N) where N is the number of keys in memory, in slices that let other clients in",
+    syntax="pattern",
+)
+def cache_purge(ctx: Context, argv: list[bytes]) -> object:
+    cache, pattern = ctx.server.cache, argv[1]
+    return Wait(lambda: cache.purge(pattern))
+
+
+@command(
+    "CACHE.BUMP",
+    arity=2,
+    flags=FAST,
+    group="cache",
+    since="0.1.0",
+    summary="Voids everything that is cached under a prefix at once; unsaved writes survive.",
+    complexity="O(1)",
+    syntax="prefix",
+)
+def cache_bump(ctx: Context, argv: list[bytes]) -> object:
+    prefix = text(argv[1])
+    try:
+        ctx.server.cache.bump(prefix)
+    except KeyError:
+        return _unknown_prefix(prefix)
+    return OK
+
+
+@command(
+    "CACHE.UNTAG",
+    arity=-2,
+    flags=FAST,
+    group="cache",
+    since="0.1.0",
+    summary="Voids everything that carries one of these tags, such as tenant_id=7, and counts the rules concerned.",
+    complexity="O(N) where N is the number of rules",
+    syntax="tag [tag ...]",
+)
+def cache_untag(ctx: Context, argv: list[bytes]) -> object:
+    return ctx.server.cache.untag(argv[1:])
 
 
 @command(

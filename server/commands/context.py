@@ -72,6 +72,13 @@ class Cache(Protocol):
     def dead_letters(self, prefix: str | None) -> list[dict[str, object]]:
         """What the store refused for good, oldest first. KeyError: no rule has the prefix."""
 
+    async def purge(self, pattern: bytes) -> int: ...
+
+    def bump(self, prefix: str) -> None:
+        """KeyError for an unknown prefix."""
+
+    def untag(self, tags: list[bytes]) -> int: ...
+
     def manages(self, key: bytes) -> bool:
         """Does a prefix rule apply to this key (in database 0)?"""
 

@@ -183,9 +183,10 @@ class Database:
             table[key] = entry
             self.shards[index // self.tables_per_shard].admit(entry)
         else:
+            if entry.lease is not None:
+                self.shards[index // self.tables_per_shard].unlease(entry)
             entry.kind = kind
             entry.value = value
-            entry.lease = None
             entry.access_ms = self.now_ms
             if weight != entry.weight:
                 self.shards[index // self.tables_per_shard].reweigh(entry, weight)
@@ -245,9 +246,9 @@ class Database:
             shard.admit(entry)
         else:
             # In place: a renewed key keeps its position, on which a SCAN under way relies, and its hits.
+            shard.unlease(entry)
             entry.kind = kind
             entry.value = value
-            entry.lease = None
             shard.reweigh(entry, weight)
             entry.deadline_ms = deadline_ms
             entry.soft_ms = deadline_ms
@@ -316,8 +317,9 @@ class Database:
 
     def _expire(self, entry: Entry) -> None:
         # A lifetime that runs out empties memory; it is never a change that a store must hear of. An entry with
-        # unsaved changes stays: the engine finds them first whatever the clock says.
-        if self._is_pinned(entry):
+        # unsaved changes stays: the engine finds them first whatever the clock says. So does one that may still be
+        # served stale.
+        if self._is_pinned(entry) or entry.gone_ms() > self.now_ms:
             return
         self._take_out(entry)
         self.expired += 1

@@ -40,8 +40,12 @@ class Entry(Node):
         return self.deadline_ms != NEVER
 
     def gone_ms(self) -> int:
-        """When the entry may leave memory by itself: at its deadline, or when its lease ends, whichever is first."""
+        """When the entry may leave memory by itself: after the last moment in which anybody may be served from it."""
         lease = self.lease
-        if lease is not None and lease.until_ms < self.deadline_ms:
-            return lease.until_ms
-        return self.deadline_ms
+        if lease is None:
+            return self.deadline_ms
+        if lease.until_ms == self.deadline_ms:
+            # A mapped row's copy: past its deadline it may still be served stale.
+            return lease.stale_until_ms
+        # A generic row's own deadline is data; nothing is served after it.
+        return min(lease.stale_until_ms, self.deadline_ms)

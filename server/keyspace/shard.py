@@ -64,16 +64,29 @@ class Shard:
         """An entry has left its table, for whatever reason but eviction."""
         self.bytes -= entry.weight
         self.count -= 1
+        if entry.lease is not None:
+            entry.lease.prefix.keys -= 1
+            entry.lease.prefix.bytes -= entry.weight
         if entry.wheel_s:
             self.wheel.forget(entry)
         if self.policy is not None and entry.where:
             self.policy.removed(entry)
+
+    def unlease(self, entry: Entry) -> None:
+        """The entry stays but is no longer a copy of a row, or its next lease is still to come."""
+        lease = entry.lease
+        if lease is not None:
+            lease.prefix.keys -= 1
+            lease.prefix.bytes -= entry.weight
+            entry.lease = None
 
     def reweigh(self, entry: Entry, weight: int) -> None:
         """The entry's weight changed."""
         old = entry.weight
         entry.weight = weight
         self.bytes += weight - old
+        if entry.lease is not None:
+            entry.lease.prefix.bytes += weight - old
         if self.policy is not None and entry.where:
             self.policy.resized(entry, old)
 
@@ -123,6 +136,10 @@ class Shard:
     def clear(self) -> int:
         """Empty the shard; how many entries were dropped."""
         dropped = self.count
+        for entry in self.entries():
+            if entry.lease is not None:
+                entry.lease.prefix.keys -= 1
+                entry.lease.prefix.bytes -= entry.weight
         for table in self.tables:
             table.clear()
         self.wheel = ExpiryWheel()

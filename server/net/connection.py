@@ -43,7 +43,7 @@ _AHEAD: Final = 256 << 10
 class Peers:
     """What connections share: the dispatch, the clock's keyspace, and the open connections by client id."""
 
-    __slots__ = ("by_id", "bytes_in", "bytes_out", "dispatch", "keyspace", "limits", "rejected", "total")
+    __slots__ = ("by_id", "bytes_in", "bytes_out", "dispatch", "draining", "keyspace", "limits", "rejected", "total")
 
     def __init__(self, dispatch: Dispatch, keyspace: Keyspace) -> None:
         self.dispatch = dispatch
@@ -51,6 +51,8 @@ class Peers:
         self.by_id: dict[int, Connection] = {}
         # Limits of authenticated clients (CONFIG SET proto-max-bulk-len).
         self.limits: Limits = DEFAULT
+        # The server stops: what runs is finished, nothing new begins.
+        self.draining = False
         # Connections accepted and refused since start.
         self.total = 0
         self.rejected = 0
@@ -163,7 +165,7 @@ class Connection(asyncio.Protocol):
         session = self.session
         keyspace.tick(dispatch.clock.now_ms())
         self.last_ms = keyspace.now_ms
-        while not self.closing:
+        while not self.closing and not peers.draining:
             if self._position >= len(self._commands):
                 if session.authenticated:
                     self._commands = self.parser.take()
@@ -223,6 +225,8 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         out: list[bytes] = []
+        if isinstance(reply, Error):
+            self.peers.dispatch.count_error(reply)
         size = encode_into(out, reply, self.session.protocol)
         if out:
             self._write(out, size)
@@ -289,6 +293,11 @@ class Connection(asyncio.Protocol):
                 self.abort("output buffer over the soft limit for too long")
         else:
             self._soft_since_ms = 0
+
+    @property
+    def waits(self) -> bool:
+        """Does a command of this client wait for a store?"""
+        return self._task is not None
 
     @property
     def busy(self) -> bool:

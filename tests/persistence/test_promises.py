@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from redis.exceptions import ResponseError
 from server.app import Node
 from tests.support.node import client_of, running_node
 from tests.support.shop import PostgresShop, Shop, SqliteShop, prefix, rules
+from tests.support.waiting import eventually
 
 Start = Callable[..., Awaitable[tuple[Node, redis.asyncio.Redis]]]
 
@@ -62,19 +62,6 @@ async def start(shop: Shop) -> AsyncIterator[Start]:
 
 def counters(node: Node, name: str = "user:{id:int}") -> Any:
     return node.engine.prefixes[name].counters
-
-
-async def eventually(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
-    """Wait until a condition (plain or awaitable) holds."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        held = condition()
-        if asyncio.iscoroutine(held):
-            held = await held
-        if held:
-            return
-        assert time.monotonic() < deadline, "the condition did not come to hold in time"
-        await asyncio.sleep(0.005)
 
 
 async def test_thousand_concurrent_gets_of_a_cold_key_are_one_statement(shop: Shop, start: Start) -> None:

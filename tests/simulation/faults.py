@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from typing import Any, Final, TypeVar
 
-from persistence.engine import QUARANTINE_SLACK_S
+from persistence.write_behind import QUARANTINE_SLACK_S
 from persistence.errors import LoadTimeout, RowRejected, StoreDown, StoreError, StoreTimeout
 from persistence.mapping import Mapping, RowOp
 from persistence.rows import RelationShape, Row, RowKey

@@ -22,10 +22,11 @@ from contextlib import contextmanager
 from random import Random
 from typing import Any, Final, cast
 
-from persistence.engine import QUARANTINE_SLACK_S, Engine
+from persistence.engine import Engine
 from persistence.prefixes import RuleTable
 from persistence.rows import ColumnShape, RelationShape
 from persistence.stores.memory import MemoryStore
+from persistence.write_behind import QUARANTINE_SLACK_S
 from protocol.decoder import PENDING, ReplyDecoder, ReplyError
 from protocol.encoder import encode_into
 from server.commands.context import Server

@@ -554,7 +554,6 @@ def test_client_reply_off_skip_and_on(raw: RawClient) -> None:
     assert raw.receive(5) == b"+OK\r\n"
 
 
-@pytest.mark.xfail(strict=True, reason="dispatch mutes the None of a command that waits, then sends its reply")
 async def test_client_reply_skip_holds_for_a_command_that_waits_for_its_store(tmp_path: Path) -> None:
     config = f"""
         [stores.main]
