@@ -924,13 +924,35 @@ class Engine:
             ]
         if problems:
             return problems
+        changed = bool(leaving) or len(prefixes) != len(self.prefixes)
         for prefix in leaving:
             self.bump(prefix)
         self.rules = rules
         self.prefixes = prefixes
         self.active = bool(prefixes) or self.active
         self._open_queues()
+        if changed:
+            self._sweep()
         return []
+
+    def _sweep(self) -> None:
+        # After other rules came into force: a copy of a row whose rule is gone would never be renewed, and a plain key
+        # under a new rule would hide its row. O(keys), once per reload that changes rules.
+        for entry in list(self.memory.entries()):
+            rule = self.rules.match(entry.key)
+            prefix = self.prefixes[rule.name] if rule is not None else None
+            lease = entry.lease
+            if lease is None:
+                if prefix is not None and prefix.store is not None:
+                    self.memory.drop(entry.key)
+            elif lease.prefix is not prefix:
+                self.memory.drop(entry.key)
+
+    async def flush(self, timeout_s: float) -> None:
+        """Write what is unsaved now, for at most `timeout_s` seconds per store."""
+        for queue in self.queues.values():
+            if queue.count():
+                await queue.flush(None, timeout_s)
 
     async def close(self, timeout_s: float) -> int:
         """Flush within `timeout_s` seconds and close the stores; the number of unsaved keys left behind."""

@@ -7,6 +7,7 @@ which is built elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from persistence.change import Change
@@ -35,6 +36,9 @@ class Memory(Protocol):
 
     def held(self, key: bytes) -> Held | None:
         """The entry, even past its deadline."""
+
+    def entries(self) -> Iterator[Held]:
+        """Every live entry."""
 
     def put(self, key: bytes, kind: int, value: object, deadline_ms: int, event: bytes) -> Held:
         """A client's write: watchers are told."""

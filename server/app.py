@@ -53,8 +53,8 @@ UNSAVED_WRITES: Final = 4
 # Millions of entries without reference cycles: young collections find nothing to do and old ones only cost a pause.
 # The youngest generation runs every 100,000 net allocations, the oldest practically never by itself.
 _GC_THRESHOLDS: Final = (100_000, 50, 1_000_000)
-# How long replies that are written may take to leave when the server stops.
-_LAST_CALL_MS: Final = 1000
+# What the last flush gets even when the clients have used up all the time.
+_LAST_FLUSH_S: Final = 1.0
 Banner = Callable[[str, int], list[str]]
 
 
@@ -230,19 +230,18 @@ class Node:
         self.listener.close()
         deadline = began + int(timeout_s * 1000)
         self.peers.draining = True
-        # Commands that wait get half of the time, unsaved writes the rest; who does not read his replies gets none of
-        # it.
-        half = began + int(timeout_s * 500)
-        while any(peer.waits for peer in self.peers.by_id.values()) and self.clock.now_ms() < half:
-            await self.clock.sleep(0.01)
-        await self.background.stop()
-        await self._stop_following()
-        left = await self.engine.close(max(0.0, (deadline - self.clock.now_ms()) / 1000))
-        last_call = self.clock.now_ms() + _LAST_CALL_MS
-        while any(peer.busy for peer in self.peers.by_id.values()) and self.clock.now_ms() < last_call:
-            await self.clock.sleep(0.01)
+        for peer in list(self.peers.by_id.values()):
+            peer.stop_reading()
+        # Clients first, but for half of the time at the most: who does not read must not cost anybody unsaved writes.
+        await self._wait_for_clients(began + int(timeout_s * 500))
+        await self.engine.flush(max(0.0, (deadline - self.clock.now_ms()) / 1000))
+        await self._wait_for_clients(deadline)
+        self.peers.stopped = True
         for peer in list(self.peers.by_id.values()):
             peer.close_when_written()
+        await self.background.stop()
+        remaining_s = (deadline - self.clock.now_ms()) / 1000
+        left = await self.engine.close(0.0 if self.force else max(_LAST_FLUSH_S, remaining_s))
         if self.http is not None:
             await self.http.stop()
         self.listener.remove_socket()
@@ -258,6 +257,10 @@ class Node:
         await asyncio.gather(*self._following, return_exceptions=True)
         for follower in self.followers:
             follower.close()
+
+    async def _wait_for_clients(self, until_ms: int) -> None:
+        while any(peer.busy for peer in self.peers.by_id.values()) and self.clock.now_ms() < until_ms:
+            await self.clock.sleep(0.01)
 
     def _signalled(self, number: int) -> None:
         if self.stopping.is_set():
@@ -288,6 +291,9 @@ class Node:
         if problems:
             log.error("reload refused, nothing changed: %s", "; ".join(problems))
             return
+        ignored = _needing_restart(self.config, config)
+        if ignored:
+            log.warning("reload: these need a restart and stay as they are: %s", ", ".join(ignored))
         self.policy_name = config.memory.eviction
         self.volatile_only = config.memory.scope == "volatile"
         self._limit_memory(config.memory.maxmemory)
@@ -446,6 +452,29 @@ class Node:
     def _info_prefixes(self) -> Iterable[tuple[str, object]]:
         for name, counters in self.cache.info(None).items():
             yield f"prefix_{name}", ",".join(f"{counter}={value}" for counter, value in counters.items())
+
+
+def _needing_restart(old: Config, new: Config) -> list[str]:
+    # The settings that a reload cannot change, where the file has changed them.
+    names = [
+        f"server.{name}"
+        for name in (
+            "bind",
+            "port",
+            "unix_socket",
+            "unix_socket_mode",
+            "databases",
+            "protected_mode",
+            "tcp_keepalive_s",
+        )
+        if getattr(old.server, name) != getattr(new.server, name)
+    ]
+    if old.memory.shards != new.memory.shards:
+        names.append("memory.shards")
+    if old.http != new.http:
+        names.append("http")
+    names += [f"stores.{name}" for name, store in new.stores.items() if old.stores.get(name) != store]
+    return [name.removesuffix("_s") for name in names]
 
 
 def _tame_collector() -> None:

@@ -43,7 +43,18 @@ _AHEAD: Final = 256 << 10
 class Peers:
     """What connections share: the dispatch, the clock's keyspace, and the open connections by client id."""
 
-    __slots__ = ("by_id", "bytes_in", "bytes_out", "dispatch", "draining", "keyspace", "limits", "rejected", "total")
+    __slots__ = (
+        "by_id",
+        "bytes_in",
+        "bytes_out",
+        "dispatch",
+        "draining",
+        "keyspace",
+        "limits",
+        "rejected",
+        "stopped",
+        "total",
+    )
 
     def __init__(self, dispatch: Dispatch, keyspace: Keyspace) -> None:
         self.dispatch = dispatch
@@ -51,8 +62,10 @@ class Peers:
         self.by_id: dict[int, Connection] = {}
         # Limits of authenticated clients (CONFIG SET proto-max-bulk-len).
         self.limits: Limits = DEFAULT
-        # The server stops: what runs is finished, nothing new begins.
+        # The server stops: nothing more is read, what has been received is still run …
         self.draining = False
+        # … until nothing new may begin.
+        self.stopped = False
         # Connections accepted and refused since start.
         self.total = 0
         self.rejected = 0
@@ -165,7 +178,7 @@ class Connection(asyncio.Protocol):
         session = self.session
         keyspace.tick(dispatch.clock.now_ms())
         self.last_ms = keyspace.now_ms
-        while not self.closing and not peers.draining:
+        while not self.closing and not peers.stopped:
             if self._position >= len(self._commands):
                 if session.authenticated:
                     self._commands = self.parser.take()
@@ -205,7 +218,7 @@ class Connection(asyncio.Protocol):
             return
         if self._eof:
             self.close_when_written()
-        elif self._paused:
+        elif self._paused and not peers.draining:
             self._paused = False
             assert self._transport is not None
             self._transport.resume_reading()
@@ -253,6 +266,11 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     # -- closing ------------------------------------------------------------------------------------------------------
+
+    def stop_reading(self) -> None:
+        """Take no more input; what has been received is still answered."""
+        if not self.closing:
+            self._pause()
 
     def close_when_written(self) -> None:
         """Close the connection after what is written has left."""

@@ -319,3 +319,16 @@ async def test_keys_and_bytes_of_a_prefix_are_counted_as_they_come_and_go(shop: 
     assert managed.keys == 1
     await client.flushall()
     assert (managed.keys, managed.bytes) == (0, 0)
+
+
+async def test_reload_lets_no_plain_key_hide_a_row_and_no_copy_outlive_its_rule(shop: Shop, start: Start) -> None:
+    plain, counted = prefix("page:", read="cache-aside"), prefix("user:{id:int}", read="read-through", **USERS)
+    node, client = await start(plain)
+    await client.hset("user:1", "name", "plain key")
+    node.source = Path(shop.url.removeprefix("sqlite:///")).with_name("forebay.toml")
+    node.source.write_text(rules(shop, [plain, counted]))
+    await node.reload()
+    assert await client.hget("user:1", "name") == "Ada"
+    node.source.write_text(rules(shop, [plain]))
+    await node.reload()
+    assert await client.exists("user:1") == 0
