@@ -10,9 +10,9 @@ so many evictions ago", and a ghost needs no removal: it turns invalid as the co
 its oldest. Being a hint, a ghost may be lost (its set was full of younger ones: rare at the chosen size) or mistaken
 (same set and fingerprint: one in 2**30 per look-up).
 
-The fingerprint is the key's CRC-32 and not hash(): hash() of bytes differs from process to process, and a simulation
-that finds a fault must find it again from its seed. Somebody who crafts colliding keys can make us forget ghosts,
-nothing more.
+The fingerprint that callers give is the key's CRC-32 and not hash(): hash() of bytes differs from process to process,
+and a simulation that finds a fault must find it again from its seed. Somebody who crafts colliding keys can make us
+forget ghosts, nothing more.
 
 The table doubles by being copied behind itself: with the low bits of the fingerprint choosing the set, every ghost is
 then found under the longer index too, and its other copy dies of age. No rehash, one memcpy. It never shrinks but by
@@ -23,7 +23,6 @@ The four slots are written out, not looped over: this runs on every miss of the 
 
 from array import array
 from typing import Final
-from zlib import crc32
 
 PAYLOAD_BITS: Final = 4
 MAX_STAMP: Final = 1 << 28  # what 32 bits leave beside the payload; then the table starts over, empty
@@ -51,14 +50,13 @@ class Ghosts:
             self.stamps.extend(self.stamps)
             self.mask = len(self.stamps) - WAYS
 
-    def remember(self, key: bytes, payload: int) -> None:
+    def remember(self, fingerprint: int, payload: int) -> None:
         """A key was evicted just now; it must have been recalled when it came, so it has no ghost yet."""
         now = self.now + 1
         if now >= MAX_STAMP:
             self.clear()
             now = 2
         self.now = now
-        fingerprint = crc32(key)
         stamps = self.stamps
         slot = fingerprint & self.mask
         oldest = stamps[slot]
@@ -76,9 +74,8 @@ class Ghosts:
         self.fingerprints[slot] = fingerprint
         stamps[slot] = now << PAYLOAD_BITS | payload
 
-    def recall(self, key: bytes) -> int:
+    def recall(self, fingerprint: int) -> int:
         """`age << 4 | payload` of an evicted key, forgetting it; -1 if unknown. Age counts evictions since, from 0."""
-        fingerprint = crc32(key)
         fingerprints = self.fingerprints
         slot = fingerprint & self.mask
         if fingerprints[slot] != fingerprint:

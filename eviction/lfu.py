@@ -21,6 +21,7 @@ The number that OBJECT FREQ shows is not stored: Redis's logarithmic counter is 
 from collections.abc import Iterator
 from math import isqrt
 from typing import Final
+from zlib import crc32
 
 from eviction.ghosts import PAYLOAD_BITS, Ghosts
 from eviction.node_queue import NodeQueue
@@ -55,12 +56,13 @@ class Lfu(Policy):
         self.ring = [NodeQueue() for _ in range(RING)]  # priority p is in ring[p % 16]
         self.level = 1  # the lowest priority there may be
         self.ghosts = Ghosts()
+        self.ghost_room = 0  # nodes for which the ghosts' table is large enough
 
     def added(self, node: Node) -> None:
         self.count += 1
         self.weight += node.weight
         if self.ghosts.now > 1:
-            ghost = self.ghosts.recall(node.key)
+            ghost = self.ghosts.recall(crc32(node.key))
             if ghost >= 0 and ghost >> PAYLOAD_BITS <= self.count:
                 node.freq += (ghost & CREDIT) + 1
         self._queue(node, self.level + min(node.freq, CREDIT))
@@ -86,9 +88,10 @@ class Lfu(Policy):
             return node
 
     def _evicted(self, node: Node) -> None:
-        if self.ghosts.now & 1023 == 0 or len(self.ghosts) <= 64:
+        if self.count > self.ghost_room:
             self.ghosts.ensure(self.count)
-        self.ghosts.remember(node.key, min(node.freq, CREDIT))
+            self.ghost_room = len(self.ghosts)
+        self.ghosts.remember(crc32(node.key), min(node.freq, CREDIT))
 
     def _push_front(self, node: Node, where: int) -> None:
         # Its old priority may lie below the level by now; the front of the level is the next to go.
@@ -107,6 +110,7 @@ class Lfu(Policy):
             queue.clear()
         self.level = 1
         self.ghosts.clear()
+        self.ghost_room = 0
 
     def stats(self) -> PolicyStats:
         dead = sum([queue.dead_count for queue in self.ring])

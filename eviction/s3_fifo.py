@@ -46,6 +46,7 @@ turned over.
 
 from collections.abc import Iterator
 from typing import Final
+from zlib import crc32
 
 from eviction.ghosts import PAYLOAD_BITS, Ghosts
 from eviction.node_queue import NodeQueue
@@ -79,6 +80,7 @@ class S3Fifo(Policy):
         self.main_weight = 0
         self.small_ghosts = Ghosts()
         self.main_ghosts = Ghosts()
+        self.ghost_room = 0  # nodes for which the ghosts' tables are large enough
         self.share = FIRST_SHARE
         self.evicting = False  # a victim was asked for: the cache is or was full
         self.main_evicted = 0  # since looping was last judged
@@ -94,7 +96,16 @@ class S3Fifo(Policy):
         weight = node.weight
         to_main = False
         if self.evicting:
-            to_main = self._was_evicted_lately(node)
+            # A key has one ghost at most, as it is recalled whenever it comes. (Two are possible after a clear of one
+            # table by its clock; then the older one dies of age.)
+            fingerprint = crc32(node.key)
+            ghost = self.small_ghosts.recall(fingerprint)
+            if ghost >= 0:
+                to_main = self._returned(weight, ghost, STEP, SMALL_MEMORY_PERCENT)
+            else:
+                ghost = self.main_ghosts.recall(fingerprint)
+                if ghost >= 0:
+                    to_main = self._returned(weight, ghost, -STEP, MAIN_MEMORY_PERCENT)
         elif self.small_weight + weight > self.share * (self.capacity or self.weight):
             to_main = True
         self.count += 1
@@ -102,28 +113,16 @@ class S3Fifo(Policy):
         if to_main:
             node.where = MAIN
             self.main_weight += weight
-            self.main.push(node)
+            self.main.tail.append(node)
         else:
             node.where = SMALL
             self.small_weight += weight
-            self.small.push(node)
+            self.small.tail.append(node)
 
-    def _was_evicted_lately(self, node: Node) -> bool:
-        # Ask the ghosts, and let the answer move the share. A key has at most one ghost, except when it left small
-        # and main in turn and was not asked for in between by added(): the ghost of small, asked first, is then as
-        # good as the other.
-        weight = node.weight
+    def _returned(self, weight: int, ghost: int, direction: float, memory: int) -> bool:
+        # A newcomer has a ghost. If it is young enough, let it move the share; whether the newcomer goes to main.
         count = self.count
         mean = self.weight // count if count else weight
-        ghost = self.small_ghosts.recall(node.key)
-        direction = STEP
-        memory = SMALL_MEMORY_PERCENT
-        if ghost < 0:
-            ghost = self.main_ghosts.recall(node.key)
-            if ghost < 0:
-                return False
-            direction = -STEP
-            memory = MAIN_MEMORY_PERCENT
         age = ghost >> PAYLOAD_BITS
         step = weight
         if weight > mean:
@@ -194,13 +193,15 @@ class S3Fifo(Policy):
                 self.looping = self.main_returned * 100 > self.main_evicted * LOOP_PERCENT
                 self.main_evicted = 0
                 self.main_returned = 0
-        if ghosts.now & 1023 == 0 or len(ghosts) <= 64:
+        if self.count > self.ghost_room:
             self._make_room_for_ghosts(self.count)
-        ghosts.remember(node.key, 0)
+        ghosts.remember(crc32(node.key), 0)
 
     def _make_room_for_ghosts(self, count: int) -> None:
         self.small_ghosts.ensure(count * SMALL_MEMORY_PERCENT // 100)
         self.main_ghosts.ensure(count * MAIN_MEMORY_PERCENT // 100)
+        room = len(self.small_ghosts) * 100 // SMALL_MEMORY_PERCENT
+        self.ghost_room = min(room, len(self.main_ghosts) * 100 // MAIN_MEMORY_PERCENT)
 
     def _push_front(self, node: Node, where: int) -> None:
         node.where = where
@@ -236,6 +237,7 @@ class S3Fifo(Policy):
         self.main_weight = 0
         self.small_ghosts.clear()
         self.main_ghosts.clear()
+        self.ghost_room = 0
         self.share = FIRST_SHARE
         self.evicting = False
         self.main_evicted = 0

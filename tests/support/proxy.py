@@ -66,7 +66,9 @@ class Link(Faults):
         self.closed = False
 
     def reset(self) -> None:
-        """Both sides get a reset (RST)."""
+        """Both sides get a reset (RST), unless they have parted already."""
+        if self.closed:
+            return
         self.closed = True
         for writer in (self._client, self._server):
             if writer is None:
@@ -86,7 +88,12 @@ class Link(Faults):
             asyncio.create_task(self._pump(DOWN, server, self._client)),
         ]
         try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            # One side may end before the other; an error on one side ends both.
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_EXCEPTION)
+            if not self.closed and not any(pump.done() and pump.exception() for pump in pumps):
+                self.closed = True
+                self._client.close()
+                self._server.close()
         finally:
             for pump in pumps:
                 pump.cancel()
@@ -113,6 +120,8 @@ class Link(Faults):
             if end is not None:
                 self.reset()
                 return
+        if sink.can_write_eof() and not self.closed:
+            sink.write_eof()
 
     # Where in the newest chunk the pattern ends; None when it does not occur. It may begin in an earlier chunk.
     def _cut_position(self, direction: str, length: int) -> int | None:
