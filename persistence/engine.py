@@ -15,7 +15,6 @@ What the engine knows of memory and views is in persistence/seams.py; it imports
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -30,14 +29,15 @@ from persistence.errors import (
 )
 from persistence.group_commit import GroupCommit
 from persistence.lease import Lease
+from persistence.lifetimes import Lifetimes
 from persistence.loader import Flight, Loader
 from persistence.locks import KeyLocks
 from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import DELETE as ROW_DELETE
 from persistence.mapping import UPDATE as ROW_UPDATE
-from persistence.mapping import Loaded, RowOp
+from persistence.mapping import Loaded
+from persistence.plan import Busy, Commit, CrossStore, Plan, Unmapped
 from persistence.prefixes import (
-    REFRESH_AHEAD,
     WRITE_AROUND,
     WRITE_BEHIND,
     WRITE_THROUGH,
@@ -51,10 +51,6 @@ from persistence.write_behind import Pending, Saved, WriteBehind
 
 log = logging.getLogger("forebay.engine")
 
-# After a failed load of a key that has an old value: the first pause, doubling up to the TTL (or the longest, without
-# one), because the next read must not hammer a sick store.
-BACKOFF_FIRST_MS: Final = 500.0
-BACKOFF_LONGEST_MS: Final = 60_000
 # How long a write waits for room in a full queue before it is answered -BUSY.
 BLOCK_S: Final = 1.0
 # The time to live that a command sees on a value that is served stale.
@@ -63,67 +59,6 @@ STALE_MOMENT_MS: Final = 1000
 CLOSE_S: Final = 2.0
 # Added to the server-side statement timeout before a key whose write had an unknown outcome is trusted again.
 QUARANTINE_SLACK_S: Final = 1.0
-
-
-class Busy(Exception):
-    """The write-behind backlog of a prefix is full."""
-
-
-class CrossStore(Exception):
-    """One command or transaction writes to two stores."""
-
-
-class Unmapped(Exception):
-    """The key has the head of a rule with `unmapped = "reject"` but does not fit its template."""
-
-
-class Plan:
-    """What a command needs before and after it runs."""
-
-    __slots__ = (
-        "last_resort",
-        "locks",
-        "must_load",
-        "ready",
-        "save_before_reply",
-        "stale",
-        "store_writes",
-        "targets",
-    )
-
-    def __init__(self) -> None:
-        # Managed keys of the command, by key.
-        self.targets: dict[bytes, Target] = {}
-        # Of those, the ones whose old value the command needs.
-        self.must_load: dict[bytes, Target] = {}
-        # Keys to lock; empty for pure reads.
-        self.locks: set[bytes] = set()
-        # Nothing has to be waited for, neither before nor after.
-        self.ready = True
-        # Keys that the command may write and whose prefix writes to a store.
-        self.store_writes: dict[bytes, Target] = {}
-        # Keys that are answered from a copy whose time is over: (kind, value) as it was when the plan was made.
-        self.stale: dict[bytes, tuple[int, object]] = {}
-        # Keys that may be, if their load fails: those that are only read.
-        self.last_resort: set[bytes] = set()
-        # Keys whose backlog is full and whose rule wants the reply to wait for the store then.
-        self.save_before_reply: list[Target] = []
-
-
-class Commit:
-    """An accepted set of changes: what goes to the store now, what is queued, what only memory gets."""
-
-    __slots__ = ("canonical", "deleted", "ops", "store", "sync_targets")
-
-    def __init__(self) -> None:
-        self.store: Store | None = None
-        self.ops: list[RowOp] = []
-        # Targets of `ops`, in the same order.
-        self.sync_targets: list[Target] = []
-        # Key → the value that memory gets: what the client wrote, as the store will show it.
-        self.canonical: dict[bytes, object] = {}
-        # Keys whose DELETE met a row.
-        self.deleted: set[bytes] = set()
 
 
 class Engine:
@@ -145,6 +80,7 @@ class Engine:
         # False: no rules at all, dispatch never asks.
         self.active = bool(self.prefixes)
         self.locks = KeyLocks()
+        self.lifetimes = Lifetimes(memory, clock, random)
         self.loader = Loader(clock, self)
         self.groups = {name: GroupCommit(store) for name, store in stores.items()}
         self.queues: dict[str, WriteBehind] = {}
@@ -246,19 +182,16 @@ class Engine:
             plan.ready = False
 
     def _stale_copy(self, target: Target) -> tuple[int, object] | None:
-        # stale-while-revalidate: the old value serves while one load runs. After a failed load, within stale-if-error,
-        # it serves without another attempt until the back-off is over.
+        # The old value, if it may be served without waiting; its renewal is started.
         entry = self.memory.held(target.key)
         lease = entry.lease if entry is not None else None
         if entry is None or lease is None or lease.is_void():
             return None
-        now = self.memory.now_ms
-        rule = lease.prefix.rule
-        if now < lease.until_ms + int(rule.stale_while_revalidate_s * 1000):
-            if now >= lease.retry_ms and not lease.refreshing:
+        if self.lifetimes.is_revalidating(lease):
+            if self.memory.now_ms >= lease.retry_ms and not lease.refreshing:
                 lease.refreshing = True
                 self.loader.request(target, refresh=True)
-        elif not (now < lease.stale_until_ms and now < lease.retry_ms):
+        elif not self.lifetimes.is_put_off(lease):
             return None
         target.prefix.counters.stale_hits += 1
         return entry.kind, entry.value
@@ -284,7 +217,7 @@ class Engine:
                 return None
             if lease.until_ms > now and not lease.is_void():
                 if entry.soft_ms <= now:
-                    self._freshen(entry, lease)
+                    self._renew(entry, lease)
                 return None
         target = self.target(key)
         if target is None or not target.prefix.rule.loads:
@@ -302,7 +235,8 @@ class Engine:
             if lease is not None and lease.dirty_seq:
                 if entry.deadline_ms <= now and not prefix.rule.generic:
                     # The copy's time ran out, but the copy is the only place that has the value: it lives on.
-                    self._give_life(entry, lease, now)
+                    self.lifetimes.extend(entry, lease, now)
+                    self.moved = True
                 return False
             if entry.deadline_ms > now and (lease is None or (lease.until_ms > now and not lease.is_void())):
                 return False
@@ -317,15 +251,6 @@ class Engine:
             prefix.counters.negative_hits += 1
             return False
         return True
-
-    def _give_life(self, entry: Held, lease: Lease, now: int) -> None:
-        ttl_ms = self._ttl_ms(lease.prefix.rule)
-        lease.until_ms = now + ttl_ms if ttl_ms else NEVER
-        entry.deadline_ms = lease.until_ms
-        entry.soft_ms = lease.until_ms
-        lease.stale_until_ms = lease.until_ms
-        self.moved = True
-        self.memory.refile(entry.key)
 
     def queue_of(self, prefix: ManagedPrefix) -> WriteBehind:
         """The write-behind queue of a prefix's store."""
@@ -392,7 +317,7 @@ class Engine:
             flights = [(target, self._request(target)) for target in missing]
             for target, flight in flights:
                 target.prefix.counters.misses += 1
-                fallback = self._fallback(plan, target)
+                fallback = self.lifetimes.last_resort(target.key) if target.key in plan.last_resort else None
                 timeout_s = target.prefix.rule.load_timeout_s
                 soft_s = target.prefix.rule.load_soft_timeout_s
                 try:
@@ -409,16 +334,6 @@ class Engine:
                     continue
                 loaded[target.key] = (result, flight)
         self._stage(plan, view, loaded)
-
-    def _fallback(self, plan: Plan, target: Target) -> tuple[int, object] | None:
-        # The copy that may be served if this load fails, for keys that are only read.
-        entry = self.memory.held(target.key)
-        lease = entry.lease if entry is not None else None
-        if target.key not in plan.last_resort or entry is None or lease is None or lease.is_void():
-            return None
-        if self.memory.now_ms >= lease.stale_until_ms:
-            return None
-        return entry.kind, entry.value
 
     def _request(self, target: Target) -> Flight:
         if self._quarantine and target.key in self._quarantine:
@@ -442,7 +357,9 @@ class Engine:
             if result is None:
                 view.stage_absent(key)
             else:
-                view.stage_loaded(key, result.kind, result.value, self._deadline(plan.targets[key].prefix, result, now))
+                view.stage_loaded(
+                    key, result.kind, result.value, self.lifetimes.seen_deadline(plan.targets[key].prefix, result, now)
+                )
         for key, target in plan.targets.items():
             if target.prefix.store is not None and not target.prefix.rule.generic:
                 view.managed.add(key)
@@ -570,7 +487,7 @@ class Engine:
             if old_lease is None or not old_lease.dirty_seq:
                 memory.drop(key)
             return
-        ttl_ms = self._ttl_ms(prefix.rule)
+        ttl_ms = self.lifetimes.ttl_ms(prefix.rule)
         until_ms = now + ttl_ms if ttl_ms else NEVER
         if not prefix.rule.generic:
             # The deadline of a mapped row is its copy's lifetime; NEVER from a writer means "the default".
@@ -584,29 +501,7 @@ class Engine:
         lease.dirty_seq = seq or (old_lease.dirty_seq if old_lease is not None else 0)
         if prefix.rule.tags and prefix.mapping is not None:
             lease.tags = prefix.mapping.tags_of(target.row_key, value)
-        self._attach(entry, lease, now)
-
-    def _attach(self, entry: Held, lease: Lease, now: int) -> None:
-        prefix = lease.prefix
-        old = entry.lease
-        if old is not None:
-            old.prefix.keys -= 1
-            old.prefix.bytes -= entry.weight
-        prefix.keys += 1
-        prefix.bytes += entry.weight
-        entry.lease = lease
-        rule = prefix.rule
-        soft_ms = min(entry.deadline_ms, lease.until_ms)
-        if lease.until_ms != NEVER:
-            stale_s = max(rule.stale_while_revalidate_s, rule.stale_if_error_s)
-            lease.stale_until_ms = lease.until_ms + int(stale_s * 1000)
-            if rule.read == REFRESH_AHEAD and lease.ttl_ms:
-                soft_ms = min(soft_ms, now + int(lease.ttl_ms * rule.refresh_at))
-            if rule.early_expiry > 0:
-                # Before this moment XFetch has less than one chance in 20,000, so hits need not roll the dice.
-                soft_ms = min(soft_ms, lease.until_ms - int(10 * lease.cost_ms * rule.early_expiry))
-        entry.soft_ms = soft_ms
-        self.memory.refile(entry.key)
+        self.lifetimes.attach(entry, lease, now)
 
     def after_plain_write(self, plan: Plan) -> None:
         """A command wrote keys whose rule keeps writes in memory: they get the default lifetime, loads are fenced."""
@@ -620,10 +515,10 @@ class Engine:
             if entry is None or entry.lease is not None:
                 continue
             prefix.counters.writes += 1
-            ttl_ms = self._ttl_ms(prefix.rule)
+            ttl_ms = self.lifetimes.ttl_ms(prefix.rule)
             if entry.deadline_ms == NEVER and ttl_ms:
                 entry.deadline_ms = now + ttl_ms
-            self._attach(entry, Lease(prefix, now, 0.0, ttl_ms, entry.deadline_ms), now)
+            self.lifetimes.attach(entry, Lease(prefix, now, 0.0, ttl_ms, entry.deadline_ms), now)
 
     def _distrust(self, target: Target) -> None:
         # The write may still land: drop the key, serve it uncached, and let writes wait until it must be over.
@@ -679,7 +574,7 @@ class Engine:
                 memory.touch_watchers(key)
             return
         prefix.forget_absent(key)
-        ttl_ms = self._ttl_ms(prefix.rule)
+        ttl_ms = self.lifetimes.ttl_ms(prefix.rule)
         until_ms = now + ttl_ms if ttl_ms else NEVER
         deadline_ms = result.expires_ms - self.clock.wall_offset_ms() if result.expires_ms != NEVER else NEVER
         if not prefix.rule.generic:
@@ -689,47 +584,22 @@ class Engine:
         if prefix.rule.tags:
             assert prefix.mapping is not None
             lease.tags = prefix.mapping.tags_of(target.row_key, result.value)
-        self._attach(entry, lease, now)
+        self.lifetimes.attach(entry, lease, now)
         if changed:
             memory.touch_watchers(key)
 
     def load_failed(self, flight: Flight) -> None:
-        """A load ended in an error (Installer). An old value stays, and the next attempt is put off."""
-        entry = self.memory.held(flight.target.key)
-        if entry is None or entry.lease is None:
-            return
-        lease = entry.lease
-        now = self.clock.now_ms()
-        longest = lease.ttl_ms or BACKOFF_LONGEST_MS
-        lease.retry_pause_ms = min(float(longest), max(BACKOFF_FIRST_MS, 2 * lease.retry_pause_ms))
-        lease.retry_ms = now + int(lease.retry_pause_ms * (0.5 + self.random.random() / 2))
-        lease.refreshing = False
-        if entry.soft_ms > now:
-            entry.soft_ms = min(entry.soft_ms, lease.retry_ms)
+        """A load ended in an error (Installer)."""
+        self.lifetimes.put_off(flight.target.key)
 
-    def _freshen(self, entry: Held, lease: Lease) -> None:
-        # Near the end of its life and read again: renew it in the background, once.
-        end_ms = min(entry.deadline_ms, lease.until_ms)
-        now = self.memory.now_ms
-        rule = lease.prefix.rule
-        if now < lease.retry_ms:
-            entry.soft_ms = min(end_ms, lease.retry_ms)
-            return
-        if rule.early_expiry > 0 and not (
-            rule.read == REFRESH_AHEAD and now >= lease.loaded_ms + int(lease.ttl_ms * rule.refresh_at)
-        ):
-            # XFetch (Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, VLDB 2015).
-            head_start_ms = -lease.cost_ms * rule.early_expiry * math.log(1.0 - self.random.random())
-            if now + head_start_ms < lease.until_ms:
-                return
-        entry.soft_ms = end_ms
-        if lease.refreshing or (self._quarantine and entry.key in self._quarantine):
+    def _renew(self, entry: Held, lease: Lease) -> None:
+        # Near the end of its life and read again.
+        if not self.lifetimes.wants_renewal(entry, lease) or (self._quarantine and entry.key in self._quarantine):
             return
         target = self.target(entry.key)
-        if target is None or target.row_key == ():
-            return
-        lease.refreshing = True
-        self.loader.request(target, refresh=True)
+        if target is not None and target.row_key != ():
+            lease.refreshing = True
+            self.loader.request(target, refresh=True)
 
     def _saved(self, saved: Saved) -> None:
         pending = saved.pending
@@ -749,7 +619,7 @@ class Engine:
             if seen is not None and seen.value != entry.value:
                 # The database made something else of it (a default, a trigger, rounding): that is the value now.
                 fresh = self.memory.put(target.key, seen.kind, seen.value, entry.deadline_ms, b"set")
-                self._attach(fresh, lease, self.clock.now_ms())
+                self.lifetimes.attach(fresh, lease, self.clock.now_ms())
                 entry = fresh
         self.memory.unpinned(target.key)
 
@@ -765,26 +635,6 @@ class Engine:
             self.memory.touch_watchers(target.key)
         else:
             self.memory.unpinned(target.key)
-
-    # -- lifetimes ----------------------------------------------------------------------------------------------------
-
-    def _ttl_ms(self, rule: PrefixRule) -> int:
-        # The default lifetime, spread by the jitter so that keys loaded together do not expire together.
-        ttl_ms = rule.ttl_s * 1000
-        if not ttl_ms:
-            return 0
-        if rule.ttl_jitter:
-            ttl_ms *= 1 + rule.ttl_jitter * (2 * self.random.random() - 1)
-        return max(1, int(ttl_ms))
-
-    def _deadline(self, prefix: ManagedPrefix, loaded: Loaded, now: int) -> int:
-        # The deadline that a command sees on a value that was loaded for it and not cached.
-        if prefix.rule.generic:
-            if loaded.expires_ms == NEVER:
-                return NEVER
-            return loaded.expires_ms - self.clock.wall_offset_ms()
-        ttl_ms = self._ttl_ms(prefix.rule)
-        return now + ttl_ms if ttl_ms else NEVER
 
     # -- on request ---------------------------------------------------------------------------------------------------
 

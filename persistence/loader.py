@@ -329,8 +329,11 @@ class Loader:
         if flight.fenced or key in self._writing:
             flight.target.prefix.counters.loads_fenced += 1
             # What it brings may be newer than what a later flight has read; who asks after this answer must not be
-            # given an older one:   1. flight A is fenced by a write; flight B begins, reads v1; the write commits v2;
-            # A reads v2   2. A's waiters are answered v2   3. GET would join B and be answered v1
+            # given an older one:
+            #
+            #   1. flight A is fenced by a write; flight B begins and reads v1; the write commits v2; A reads v2
+            #   2. A's waiters are answered v2
+            #   3. GET would join B and be answered v1
             later = self._flights.pop(key, None)
             if later is not None:
                 later.fenced = True

@@ -20,8 +20,9 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from persistence.engine import Commit, Engine, Plan
+from persistence.engine import Engine
 from persistence.errors import RowVanished
+from persistence.plan import Commit, Plan
 from persistence.seams import Clock
 from protocol.encoder import BULK_HEADERS, INTEGERS, encode_into
 from protocol.limits import OUTPUT_HIGH_WATER

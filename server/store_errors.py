@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from persistence.engine import Busy, CrossStore, Unmapped
 from persistence.errors import LoadTimeout, RowVanished, StoreDown, StoreError, StoreRejected, StoreTimeout
+from persistence.plan import Busy, CrossStore, Unmapped
 from protocol.replies import Error
 
 # Everything that the engine raises on purpose.

@@ -259,6 +259,7 @@ ASYNCIO: Final = {
     "server.app": "signals",
     "server.background": "two loops",
     "server.clock": "sleep",
+    "server.control": "lets clients in between two tables",
     "server.net.connection": "a protocol",
     "server.net.listener": "servers",
 }
@@ -278,7 +279,7 @@ def test_handlers_and_keyspace_are_synchronous_but_for_what_a_wait_starts(name: 
         for module, function in functions()
         if module == name and isinstance(function, ast.AsyncFunctionDef)
     }
-    allowed = {"server.commands.cache": {"flush"}, "server.commands.context": {"load", "flush"}}
+    allowed = {"server.commands.cache": {"flush"}, "server.commands.context": {"load", "flush", "purge"}}
     assert found <= allowed.get(name, set())
 
 
@@ -349,6 +350,7 @@ LINES_PER_FUNCTION: Final = 80
 LARGER_FILES: Final = {
     "server/commands/strings.py": (700, "one table row above each of 22 short handlers"),
     "server/commands/keys.py": (700, "one table row above each of 27 short handlers"),
+    "persistence/stores/postgres.py": (750, "one driver's traps, translated at one edge"),
     "persistence/engine.py": (900, "the strategies: plan, prepare, accept, apply, publish share their state"),
 }
 # Function → why it may be longer, and how far.

@@ -1,0 +1,137 @@
+"""Lifetimes: the entry's clock. How long a copy is fresh, when it is renewed, and when it may be served although old.
+
+    fresh        now < loaded + refresh_at × ttl
+    refreshing   until its end                          served; one background load renews it          (refresh-ahead)
+    revalidating end … + stale_while_revalidate         served; one load renews it
+    last resort  end … + stale_if_error                 load first; served if the store fails
+    gone
+
+The fast road compares one number, `soft_ms`: until then nobody need be asked. What happens after it is decided here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from persistence.change import NEVER
+from persistence.lease import Lease
+from persistence.managed import ManagedPrefix
+from persistence.mapping import Loaded
+from persistence.prefixes import REFRESH_AHEAD, PrefixRule
+from persistence.seams import Clock, Held, Memory, Random
+
+# After a failed load of a key that has an old value: the first pause, doubling up to the TTL (or the longest, without
+# one), because the next read must not hammer a sick store.
+BACKOFF_FIRST_MS: Final = 500.0
+BACKOFF_LONGEST_MS: Final = 60_000
+
+
+class Lifetimes:
+    """Gives leases to entries and reads the clock for them."""
+
+    __slots__ = ("_clock", "_memory", "_random")
+
+    def __init__(self, memory: Memory, clock: Clock, random: Random) -> None:
+        self._memory = memory
+        self._clock = clock
+        self._random = random
+
+    def ttl_ms(self, rule: PrefixRule) -> int:
+        """A rule's default lifetime, spread by the jitter so that keys loaded together do not expire together."""
+        ttl_ms = rule.ttl_s * 1000
+        if not ttl_ms:
+            return 0
+        if rule.ttl_jitter:
+            ttl_ms *= 1 + rule.ttl_jitter * (2 * self._random.random() - 1)
+        return max(1, int(ttl_ms))
+
+    def seen_deadline(self, prefix: ManagedPrefix, loaded: Loaded, now: int) -> int:
+        """The deadline that a command sees on a value that was loaded for it and not cached."""
+        if prefix.rule.generic:
+            if loaded.expires_ms == NEVER:
+                return NEVER
+            return loaded.expires_ms - self._clock.wall_offset_ms()
+        ttl_ms = self.ttl_ms(prefix.rule)
+        return now + ttl_ms if ttl_ms else NEVER
+
+    def attach(self, entry: Held, lease: Lease, now: int) -> None:
+        """Make an entry a copy of a row for as long as the lease says."""
+        prefix = lease.prefix
+        old = entry.lease
+        if old is not None:
+            old.prefix.keys -= 1
+            old.prefix.bytes -= entry.weight
+        prefix.keys += 1
+        prefix.bytes += entry.weight
+        entry.lease = lease
+        rule = prefix.rule
+        soft_ms = min(entry.deadline_ms, lease.until_ms)
+        if lease.until_ms != NEVER:
+            stale_s = max(rule.stale_while_revalidate_s, rule.stale_if_error_s)
+            lease.stale_until_ms = lease.until_ms + int(stale_s * 1000)
+            if rule.read == REFRESH_AHEAD and lease.ttl_ms:
+                soft_ms = min(soft_ms, now + int(lease.ttl_ms * rule.refresh_at))
+            if rule.early_expiry > 0:
+                # Before this moment XFetch has less than one chance in 20,000, so hits need not roll the dice.
+                soft_ms = min(soft_ms, lease.until_ms - int(10 * lease.cost_ms * rule.early_expiry))
+        entry.soft_ms = soft_ms
+        self._memory.refile(entry.key)
+
+    def extend(self, entry: Held, lease: Lease, now: int) -> None:
+        """The copy's time ran out, but it is the only place that has the value: it lives on."""
+        ttl_ms = self.ttl_ms(lease.prefix.rule)
+        lease.until_ms = now + ttl_ms if ttl_ms else NEVER
+        entry.deadline_ms = lease.until_ms
+        entry.soft_ms = lease.until_ms
+        lease.stale_until_ms = lease.until_ms
+        self._memory.refile(entry.key)
+
+    def wants_renewal(self, entry: Held, lease: Lease) -> bool:
+        """A copy past its soft deadline is read: should it be renewed in the background now? Once, not by everybody."""
+        end_ms = min(entry.deadline_ms, lease.until_ms)
+        now = self._memory.now_ms
+        rule = lease.prefix.rule
+        if now < lease.retry_ms:
+            entry.soft_ms = min(end_ms, lease.retry_ms)
+            return False
+        if rule.early_expiry > 0 and not (
+            rule.read == REFRESH_AHEAD and now >= lease.loaded_ms + int(lease.ttl_ms * rule.refresh_at)
+        ):
+            # XFetch (Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, VLDB 2015).
+            head_start_ms = -lease.cost_ms * rule.early_expiry * math.log(1.0 - self._random.random())
+            if now + head_start_ms < lease.until_ms:
+                return False
+        entry.soft_ms = end_ms
+        return not lease.refreshing
+
+    def is_revalidating(self, lease: Lease) -> bool:
+        """May an ended copy be served while one load renews it (stale-while-revalidate)?"""
+        return self._memory.now_ms < lease.until_ms + int(lease.prefix.rule.stale_while_revalidate_s * 1000)
+
+    def is_put_off(self, lease: Lease) -> bool:
+        """Has a load of an ended copy failed a moment ago, and may the copy be served without another attempt?"""
+        now = self._memory.now_ms
+        return now < lease.stale_until_ms and now < lease.retry_ms
+
+    def last_resort(self, key: bytes) -> tuple[int, object] | None:
+        """The (kind, value) that may be served if the load of a key fails (stale-if-error)."""
+        entry = self._memory.held(key)
+        lease = entry.lease if entry is not None else None
+        if entry is None or lease is None or lease.is_void() or self._memory.now_ms >= lease.stale_until_ms:
+            return None
+        return entry.kind, entry.value
+
+    def put_off(self, key: bytes) -> None:
+        """A load of the key failed: an old value stays, and the next attempt waits, longer each time."""
+        entry = self._memory.held(key)
+        lease = entry.lease if entry is not None else None
+        if entry is None or lease is None:
+            return
+        now = self._clock.now_ms()
+        longest = lease.ttl_ms or BACKOFF_LONGEST_MS
+        lease.retry_pause_ms = min(float(longest), max(BACKOFF_FIRST_MS, 2 * lease.retry_pause_ms))
+        lease.retry_ms = now + int(lease.retry_pause_ms * (0.5 + self._random.random() / 2))
+        lease.refreshing = False
+        if entry.soft_ms > now:
+            entry.soft_ms = min(entry.soft_ms, lease.retry_ms)

@@ -1,0 +1,68 @@
+"""Plan and Commit: what a command on managed keys needs before it runs, and what is to be done after it has run."""
+
+from __future__ import annotations
+
+from persistence.managed import Target
+from persistence.mapping import RowOp
+from persistence.stores.base import Store
+
+
+class Busy(Exception):
+    """The write-behind backlog of a prefix is full."""
+
+
+class CrossStore(Exception):
+    """One command or transaction writes to two stores."""
+
+
+class Unmapped(Exception):
+    """The key has the head of a rule with `unmapped = "reject"` but does not fit its template."""
+
+
+class Plan:
+    """What a command needs before and after it runs."""
+
+    __slots__ = (
+        "last_resort",
+        "locks",
+        "must_load",
+        "ready",
+        "save_before_reply",
+        "stale",
+        "store_writes",
+        "targets",
+    )
+
+    def __init__(self) -> None:
+        # Managed keys of the command, by key.
+        self.targets: dict[bytes, Target] = {}
+        # Of those, the ones whose old value the command needs.
+        self.must_load: dict[bytes, Target] = {}
+        # Keys to lock; empty for pure reads.
+        self.locks: set[bytes] = set()
+        # Nothing has to be waited for, neither before nor after.
+        self.ready = True
+        # Keys that the command may write and whose prefix writes to a store.
+        self.store_writes: dict[bytes, Target] = {}
+        # Keys that are answered from a copy whose time is over: (kind, value) as it was when the plan was made.
+        self.stale: dict[bytes, tuple[int, object]] = {}
+        # Keys that may be, if their load fails: those that are only read.
+        self.last_resort: set[bytes] = set()
+        # Keys whose backlog is full and whose rule wants the reply to wait for the store then.
+        self.save_before_reply: list[Target] = []
+
+
+class Commit:
+    """An accepted set of changes: what goes to the store now, what is queued, what only memory gets."""
+
+    __slots__ = ("canonical", "deleted", "ops", "store", "sync_targets")
+
+    def __init__(self) -> None:
+        self.store: Store | None = None
+        self.ops: list[RowOp] = []
+        # Targets of `ops`, in the same order.
+        self.sync_targets: list[Target] = []
+        # Key → the value that memory gets: what the client wrote, as the store will show it.
+        self.canonical: dict[bytes, object] = {}
+        # Keys whose DELETE met a row.
+        self.deleted: set[bytes] = set()
