@@ -148,29 +148,29 @@ class S3Fifo(Policy):
         mean = self.weight // self.count or 1
         chances = MAX_SECOND_CHANCES
         while True:
-            node = small.pop() if self.small_weight > small_limit or not len(main) else None
-            if node is not None:
-                weight = node.weight
+            node = small.pop() if self.small_weight > small_limit else None
+            if node is None:
+                node = main.pop()
+                if node is None:
+                    node = small.pop()  # main is empty: small has all, however little it weighs
+                    if node is None:
+                        return None
+            weight = node.weight
+            if node.where == SMALL:
                 self.small_weight -= weight
                 if node.freq and chances:
-                    # 2 × size ÷ mean, rounded, from 1 to the counter's end
+                    # 2 × size ÷ mean, rounded; the counter's top always suffices
                     bar = (4 * weight + mean) // (2 * mean)
                     if node.freq >= TOP or node.freq >= bar:
                         chances -= 1
                         node.freq = 0
                         node.where = MAIN
                         self.main_weight += weight
-                        main.push(node)
+                        main.tail.append(node)
                         continue
                 return node
-            node = main.pop()
-            if node is None:
-                if len(small):
-                    small_limit = -1.0  # nodes of weight 0 never pass the limit by themselves
-                    continue
-                return None
             if node.freq and chances:
-                price = (2 * node.weight + mean) // (2 * mean)  # size ÷ mean, rounded
+                price = (2 * weight + mean) // (2 * mean)  # size ÷ mean, rounded
                 if price < 1:
                     price = 1
                 elif price > TOP:
@@ -178,9 +178,9 @@ class S3Fifo(Policy):
                 if node.freq >= price:
                     chances -= 1
                     node.freq -= price
-                    main.push(node)
+                    main.tail.append(node)
                     continue
-            self.main_weight -= node.weight
+            self.main_weight -= weight
             return node
 
     def _evicted(self, node: Node) -> None:

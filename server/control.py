@@ -92,10 +92,10 @@ class CachePort:
         shown["type"] = KIND_NAMES[entry.kind] if entry is not None and entry.deadline_ms > now else "none"
         shown["age_ms"] = now - lease.loaded_ms if lease is not None else None
         shown["ttl_ms"] = entry.deadline_ms - now if entry is not None and entry.expires() else None
-        shown["tags"] = []
+        shown["tags"] = list(lease.tags) if lease is not None else []
         if prefix is not None and prefix.mapping is not None and rule is not None and rule.loads:
             shown["load_sql"] = prefix.mapping.load_sql()
-        shown["load_ms"] = lease.cost_ms if lease is not None else None
+        shown["load_ms"] = round(lease.cost_ms, 3) if lease is not None else None
         shown["loaded_at_unix_ms"] = lease.loaded_ms + self._clock.wall_offset_ms() if lease is not None else None
         if prefix is not None and prefix.stopped:
             shown["stopped"] = prefix.stopped

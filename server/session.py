@@ -14,6 +14,7 @@ from server.keyspace.overlay import Overlay
 UNAUTHENTICATED: Final = 1
 IN_MULTI: Final = 2
 REPLY_MUTED: Final = 4
+UNTOUCHING: Final = 8
 
 Call = tuple[CommandSpec, list[bytes]]
 
@@ -60,6 +61,8 @@ class Session(Context):
             state |= IN_MULTI
         if self.asking_reply != "on":
             state |= REPLY_MUTED
+        if self.no_touch:
+            state |= UNTOUCHING
         self.state = state
 
     def select(self, index: int) -> None:
