@@ -36,6 +36,7 @@ class Ghosts:
     def __init__(self) -> None:
         self.fingerprints = array("I", bytes(4 * SMALLEST))
         self.stamps = array("I", bytes(4 * SMALLEST))  # now << 4 | payload; 0 = empty
+        self.turns = bytearray(SMALLEST // WAYS)  # by set: which of its slots is overwritten next
         self.mask = SMALLEST - WAYS  # fingerprint & mask = first slot of the set
         self.now = 1  # insertions so far
 
@@ -48,6 +49,7 @@ class Ghosts:
         while len(self.stamps) < ghosts:
             self.fingerprints.extend(self.fingerprints)
             self.stamps.extend(self.stamps)
+            self.turns += bytes(self.turns)
             self.mask = len(self.stamps) - WAYS
 
     def remember(self, fingerprint: int, payload: int) -> None:
@@ -57,22 +59,11 @@ class Ghosts:
             self.clear()
             now = 2
         self.now = now
-        stamps = self.stamps
-        slot = fingerprint & self.mask
-        oldest = stamps[slot]
-        stamp = stamps[slot + 1]
-        base = slot
-        if stamp < oldest:
-            oldest = stamp
-            slot = base + 1
-        stamp = stamps[base + 2]
-        if stamp < oldest:
-            oldest = stamp
-            slot = base + 2
-        if stamps[base + 3] < oldest:
-            slot = base + 3
-        self.fingerprints[slot] = fingerprint
-        stamps[slot] = now << PAYLOAD_BITS | payload
+        base = fingerprint & self.mask
+        turn = self.turns[base >> 2]
+        self.turns[base >> 2] = (turn + 1) & 3
+        self.fingerprints[base + turn] = fingerprint
+        self.stamps[base + turn] = now << PAYLOAD_BITS | payload
 
     def recall(self, fingerprint: int) -> int:
         """`age << 4 | payload` of an evicted key, forgetting it; -1 if unknown. Age counts evictions since, from 0."""
@@ -96,8 +87,9 @@ class Ghosts:
     def clear(self) -> None:
         self.fingerprints = array("I", bytes(4 * SMALLEST))
         self.stamps = array("I", bytes(4 * SMALLEST))
+        self.turns = bytearray(SMALLEST // WAYS)
         self.mask = SMALLEST - WAYS
         self.now = 1
 
     def overhead_bytes(self) -> int:
-        return 8 * len(self.stamps)
+        return 8 * len(self.stamps) + len(self.turns)

@@ -240,6 +240,7 @@ class Node:
         for peer in list(self.peers.by_id.values()):
             peer.close_when_written()
         await self.background.stop()
+        await self._stop_following()
         remaining_s = (deadline - self.clock.now_ms()) / 1000
         left = await self.engine.close(0.0 if self.force else max(_LAST_FLUSH_S, remaining_s))
         if self.http is not None:

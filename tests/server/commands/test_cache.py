@@ -116,7 +116,7 @@ async def test_flush_of_an_unknown_prefix_saves_nothing(client: Client) -> None:
 
 def test_what_waits_is_refused_inside_a_transaction() -> None:
     waiting = {spec.name for spec in COMMANDS.values() if spec.group == "cache" and spec.flags & NO_MULTI}
-    assert waiting == {"cache.load", "cache.flush"}
+    assert waiting == {"cache.load", "cache.flush", "cache.purge"}
 
 
 def test_prefixes_that_are_not_text_survive_the_way_to_the_engine_and_back(client: Client) -> None:
