@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from itertools import islice
 from typing import Final
 
 from persistence.breaker import Breaker
@@ -47,7 +48,7 @@ from persistence.prefixes import (
 )
 from persistence.seams import Clock, Held, Memory, Random, View
 from persistence.stores.base import Applied, Store
-from persistence.write_behind import Pending, Saved, WriteBehind
+from persistence.write_behind import Pending, Saved, WriteBehind, straggling_ms
 
 log = logging.getLogger("forebay.engine")
 
@@ -57,8 +58,6 @@ BLOCK_S: Final = 1.0
 STALE_MOMENT_MS: Final = 1000
 # How long, at the end, loads that nobody waits for and idle connections may take to say goodbye.
 CLOSE_S: Final = 2.0
-# Added to the server-side statement timeout before a key whose write had an unknown outcome is trusted again.
-QUARANTINE_SLACK_S: Final = 1.0
 
 
 class Engine:
@@ -139,9 +138,14 @@ class Engine:
 
     def plan_read(self, keys: Iterable[bytes]) -> Plan | None:
         """For a read that met a missing or ageing key: None when memory is right as it is."""
+        keys = list(keys)
         plan = Plan()
-        self.plan_reads_of(plan, keys)
-        return plan if plan.targets else None
+        self._plan_misses(plan, keys)
+        if plan.ready and not plan.stale:
+            return None
+        plan.keys.update(keys)
+        self._plan_held(plan, keys)
+        return plan
 
     def plan_write(self, plan: Plan, keys: Iterable[bytes], blind: bool) -> None:
         """Add a command that may write `keys` to a plan; `blind`: it overwrites without looking."""
@@ -165,12 +169,25 @@ class Engine:
 
     def plan_reads_of(self, plan: Plan, keys: Iterable[bytes]) -> None:
         """Add a read command to a plan (a transaction)."""
+        keys = list(keys)
+        self._plan_misses(plan, keys)
+        self._plan_held(plan, keys)
+
+    def _plan_held(self, plan: Plan, keys: Iterable[bytes]) -> None:
+        # What memory holds now may be gone when the rest is loaded.
+        for key in keys:
+            if key in plan.must_load or key in plan.stale:
+                continue
+            target = self.target(key)
+            if target is not None and target.prefix.rule.loads:
+                plan.must_load[key] = target
+                if key not in plan.store_writes:
+                    plan.last_resort.add(key)
+
+    def _plan_misses(self, plan: Plan, keys: Iterable[bytes]) -> None:
         for key in keys:
             target = self._needs_load(key)
-            if target is None:
-                continue
-            plan.targets[key] = target
-            if key in plan.must_load or key in plan.stale:
+            if target is None or key in plan.must_load or key in plan.stale:
                 continue
             stale = self._stale_copy(target)
             if stale is not None:
@@ -198,12 +215,13 @@ class Engine:
 
     def finish_plan(self, plan: Plan, keys: Iterable[bytes]) -> bool:
         """All commands are in: choose the locks. False when nobody need wait and no rule is concerned."""
+        plan.keys.update(keys)
         if plan.store_writes and not plan.ready:
             plan.locks.update(keys)
         elif not self.locks.are_free(keys):
             plan.locks.update(keys)
             plan.ready = False
-        return bool(plan.targets) or bool(plan.locks)
+        return bool(plan.targets) or bool(plan.stale) or not plan.ready
 
     def _needs_load(self, key: bytes) -> Target | None:
         # Look at the entry first; the rule only when the entry cannot answer.
@@ -268,7 +286,7 @@ class Engine:
                 target = self._needs_load(key)
             except Unmapped:
                 continue
-            if target is not None and target.row_key != () and key not in self._quarantine:
+            if target is not None and target.row_key != () and not self._is_quarantined(key):
                 # Counted as a miss here and as a hit when the command behind finds it in memory.
                 target.prefix.counters.misses += 1
                 self.loader.request(target, ahead=True)
@@ -301,19 +319,54 @@ class Engine:
             await queue.wait_until(lambda t=target, q=queue: q.unsaved(t) is None, BLOCK_S)  # type: ignore[misc]
             target.prefix.counters.backpressure_ms += self.clock.now_ms() - began
 
-    async def prepare(self, plan: Plan, view: View) -> None:
-        """Load what is missing and stage it. When this returns, nothing has run since the last look at memory."""
-        loaded: dict[bytes, tuple[Loaded | None, Flight]] = {}
-        for target in list(plan.targets.values()):
+    async def prepare(self, plan: Plan, view: View) -> bool:
+        """Load what is missing and stage it. When this returns, nothing has run since the last look at memory.
+
+        False: keys that are read together changed meanwhile, so that they may never have been as they were seen. The
+        caller locks them (`plan.keys`) and tries again. Locking them in the first place would make a thousand readers
+        of a sick store wait one after the other.
+        """
+        watch = self.loader.watch(plan.keys) if len(plan.keys) > 1 and not plan.locks else None
+        try:
+            uncertain = [key for key in plan.must_load if self._is_quarantined(key)]
+            if len(uncertain) > 1:
+                # One transaction may still commit them all between two of our statements.
+                await self._sit_out_quarantine(uncertain)
+            loaded = await self._load_missing(plan)
+        finally:
+            if watch is not None:
+                self.loader.unwatch(watch)
+        if watch is not None and watch.broken:
+            for key in plan.stale:
+                target = self.target(key)
+                if target is not None:
+                    plan.must_load[key] = target
+                    plan.last_resort.add(key)
+            plan.stale.clear()
+            return False
+        self._stage(plan, view, loaded)
+        return True
+
+    async def _load_missing(self, plan: Plan) -> dict[bytes, Loaded | None]:
+        # What the store has of the keys that memory cannot answer for. The last thing it does is to look at memory, at
+        # the time that memory's clock shows then: what has run out while others were loaded is missing, too.
+        loaded: dict[bytes, Loaded | None] = {}
+        for target in {**plan.must_load, **plan.targets}.values():
             if not await self._resolve(target):
                 for keys in (plan.targets, plan.must_load, plan.store_writes):
                     keys.pop(target.key, None)
         if plan.store_writes:
             await self._sit_out_quarantine(plan.store_writes)
         while True:
+            self.memory.now_ms = self.clock.now_ms()
             missing = [target for key, target in plan.must_load.items() if key not in loaded and self._missing(target)]
+            asked = [*missing, *[plan.must_load[key] for key in loaded]]
+            if asked and await self.loader.wait_written(
+                [target.key for target in asked], max(target.prefix.rule.load_timeout_s for target in asked)
+            ):
+                continue
             if not missing:
-                break
+                return loaded
             flights = [(target, self._request(target)) for target in missing]
             for target, flight in flights:
                 target.prefix.counters.misses += 1
@@ -325,6 +378,11 @@ class Engine:
                 except StoreError as error:
                     if isinstance(error, LoadTimeout) and not flight.done:
                         target.prefix.counters.load_timeouts += 1
+                    if not self._missing(target):
+                        # Written meanwhile.
+                        continue
+                    # As it is now, not as it was before the wait.
+                    fallback = self.lifetimes.last_resort(target.key) if target.key in plan.last_resort else None
                     if fallback is None or isinstance(error, StoreRejected):
                         raise
                     # The store is sick or slow, and there is an old value at hand.
@@ -332,34 +390,38 @@ class Engine:
                     plan.stale[target.key] = fallback
                     del plan.must_load[target.key]
                     continue
-                loaded[target.key] = (result, flight)
-        self._stage(plan, view, loaded)
+                loaded[target.key] = result
 
     def _request(self, target: Target) -> Flight:
-        if self._quarantine and target.key in self._quarantine:
+        if self._is_quarantined(target.key):
             # Pass through: the value is answered but, fenced at once, neither kept nor shared.
             flight = self.loader.request(target)
             self.loader.fence(target.key)
             return flight
         return self.loader.request(target)
 
-    def _stage(self, plan: Plan, view: View, loaded: dict[bytes, tuple[Loaded | None, Flight]]) -> None:
+    def _stage(self, plan: Plan, view: View, loaded: dict[bytes, Loaded | None]) -> None:
         memory = self.memory
         now = memory.now_ms
         for key, (kind, value) in plan.stale.items():
+            entry = memory.held(key)
+            if entry is not None and _is_current(entry, now):
+                continue
             # It has hardly a future: a moment, within which this command surely runs.
             view.stage_loaded(key, kind, value, now + STALE_MOMENT_MS)
-        for key, (result, _) in loaded.items():
+        for key, result in loaded.items():
             entry = memory.held(key)
-            if entry is not None and entry.deadline_ms > now:
+            if entry is not None and _is_current(entry, now):
                 # Cached by its flight, or written meanwhile: memory is at least as new.
                 continue
-            if result is None:
+            prefix = plan.must_load[key].prefix
+            if result is None or (self.loader.is_writing(key) and prefix.is_negative(key, now)):
+                # While the next write is on its way the answer may be newer than "no such row", which everybody else
+                # sees until that write is published.
                 view.stage_absent(key)
             else:
-                view.stage_loaded(
-                    key, result.kind, result.value, self.lifetimes.seen_deadline(plan.targets[key].prefix, result, now)
-                )
+                deadline_ms = self.lifetimes.seen_deadline(prefix, result, now)
+                view.stage_loaded(key, result.kind, result.value, deadline_ms)
         for key, target in plan.targets.items():
             if target.prefix.store is not None and not target.prefix.rule.generic:
                 view.managed.add(key)
@@ -409,7 +471,7 @@ class Engine:
         store = commit.store
         assert store is not None
         for target in commit.sync_targets:
-            self.loader.begin_write(target.key)
+            self.loader.begin_write(target.key, len(commit.sync_targets) > 1)
         try:
             results = await self.groups[store.name].apply(commit.ops, any(not op.exact for op in commit.ops))
         except StoreTimeout:
@@ -528,8 +590,22 @@ class Engine:
         target.prefix.forget_absent(target.key)
         store = target.prefix.store
         assert store is not None
-        slack_s = store.statement_timeout_s + QUARANTINE_SLACK_S
-        self._quarantine[target.key] = self.clock.now_ms() + int(slack_s * 1000)
+        now = self.clock.now_ms()
+        # The oldest come first: those whose time is over, and that nobody asked for since, leave here.
+        for key in list(islice(self._quarantine, 2)):
+            if self._quarantine[key] <= now:
+                del self._quarantine[key]
+        self._quarantine.pop(target.key, None)
+        self._quarantine[target.key] = now + straggling_ms(store)
+
+    def _is_quarantined(self, key: bytes) -> bool:
+        until = self._quarantine.get(key) if self._quarantine else None
+        if until is None:
+            return False
+        if until > self.clock.now_ms():
+            return True
+        del self._quarantine[key]
+        return False
 
     async def _sit_out_quarantine(self, keys: Iterable[bytes]) -> None:
         if not self._quarantine:
@@ -554,10 +630,8 @@ class Engine:
         entry = memory.held(key)
         if entry is not None and entry.lease is not None and entry.lease.dirty_seq:
             return
-        if key in self._quarantine:
-            if self._quarantine[key] > now:
-                return
-            del self._quarantine[key]
+        if self._is_quarantined(key):
+            return
         result = flight.result
         if flight.refresh:
             prefix.counters.refreshes += 1
@@ -587,6 +661,13 @@ class Engine:
         self.lifetimes.attach(entry, lease, now)
         if changed:
             memory.touch_watchers(key)
+
+    def overtaken(self, flight: Flight) -> None:
+        """A refresh brought nothing that may be kept (Installer): the next reader may try again."""
+        entry = self.memory.held(flight.target.key)
+        if entry is not None and entry.lease is not None and entry.lease.refreshing:
+            entry.lease.refreshing = False
+            entry.soft_ms = min(entry.soft_ms, self.clock.now_ms())
 
     def load_failed(self, flight: Flight) -> None:
         """A load ended in an error (Installer)."""
@@ -645,8 +726,8 @@ class Engine:
             target = self.target(key)
             if target is None or target.prefix.store is None or not await self._resolve(target):
                 continue
-            entry = self.memory.held(key)
-            if entry is not None and entry.lease is not None and entry.lease.dirty_seq:
+            if target.prefix.rule.write == WRITE_BEHIND and self.queue_of(target.prefix).unsaved(target) is not None:
+                # A tombstone is an unsaved change, too, and has no entry.
                 continue
             self.loader.fence(key)
             flights.append(self._request(target))
@@ -813,6 +894,14 @@ class Engine:
         for store in self.stores.values():
             await store.close(CLOSE_S)
         return left
+
+
+def _is_current(entry: Held, now: int) -> bool:
+    # May this entry be served without asking anybody?
+    lease = entry.lease
+    if entry.deadline_ms <= now:
+        return False
+    return lease is None or lease.dirty_seq != 0 or (lease.until_ms > now and not lease.is_void())
 
 
 def _weight(value: object) -> int:

@@ -16,7 +16,13 @@ The epoch check. A load that was issued before a write may read the old row and 
 So every write, delete and invalidation *fences* the key: the flight under way still answers those who wait for it (they
 asked before the write was acknowledged), but is neither cached nor joined by anybody who asks later. A fence is the
 per-key epoch of the design, kept only for keys that are being loaded: bumping a number that nobody compares is a no-op.
-While a write is in flight nothing is installed for its key either, because the row may or may not be committed yet.
+While a write is in flight nothing is installed for its key either, because the row may or may not be committed yet. And
+its loads are joined only until their statement is sent, because the statements before and after the commit answer
+differently:
+
+    1. MULTI writes a and b; flight B is sent and reads the old b; the transaction commits
+    2. GET a is sent, reads the new a and is answered
+    3. GET b would join B, and the client sees half of a transaction, or on one key time running backwards
 """
 
 from __future__ import annotations
@@ -47,7 +53,10 @@ class Installer(Protocol):
         """A flight's answer may be cached; called before those who wait for it wake up."""
 
     def load_failed(self, flight: Flight) -> None:
-        """A flight ended with `flight.error`, or a refresh was overtaken by a write."""
+        """A flight ended with `flight.error`."""
+
+    def overtaken(self, flight: Flight) -> None:
+        """A background refresh ended, but its key was written or invalidated meanwhile."""
 
 
 class Flight:
@@ -120,6 +129,7 @@ class Loader:
         "_flights",
         "_gathering",
         "_installer",
+        "_joint",
         "_running",
         "_scheduled",
         "_tasks",
@@ -137,6 +147,8 @@ class Loader:
         self._scheduled: set[ManagedPrefix] = set()
         # Key → writes whose outcome is not published yet.
         self._writing: dict[bytes, int] = {}
+        # Key that is being written together with others → who waits for the end of it.
+        self._joint: dict[bytes, list[asyncio.Future[None]]] = {}
         # Key → watches of commands that read it together with others.
         self._watches: dict[bytes, list[Watch]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -206,14 +218,38 @@ class Loader:
             for watch in watches:
                 watch.broken = True
 
-    def begin_write(self, key: bytes) -> None:
-        """A write of the key is on its way to the store."""
+    async def wait_written(self, keys: Iterable[bytes], timeout_s: float) -> bool:
+        """Wait while one of these keys is being written together with others; did that take any time?
+
+        The store may have committed what memory does not show yet. Who is answered from the store now could read the
+        other keys from memory next, and would have seen half of a transaction.
+        """
+        key = next((key for key in keys if key in self._joint), None)
+        if key is None:
+            return False
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._joint[key].append(turn)
+        timer = loop.call_later(timeout_s, _expire, turn)
+        try:
+            await turn
+        finally:
+            timer.cancel()
+        return True
+
+    def begin_write(self, key: bytes, joint: bool = False) -> None:
+        """A write of the key is on its way to the store; `joint`: others in the same transaction."""
         self.fence(key)
+        if joint:
+            self._joint.setdefault(key, [])
         self._writing[key] = self._writing.get(key, 0) + 1
 
     def end_write(self, key: bytes) -> None:
         """The write is published, refused, or its outcome unknown."""
         self.fence(key)
+        for turn in self._joint.pop(key, ()):
+            if not turn.done():
+                turn.set_result(None)
         left = self._writing[key] - 1
         if left:
             self._writing[key] = left
@@ -230,6 +266,9 @@ class Loader:
 
     async def close(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` seconds for the statements under way, then give them up: nobody asks any more."""
+        for prefix in list(self._scheduled):
+            # Gathered, and about to be launched.
+            self._launch(prefix)
         if self._tasks:
             _, hanging = await asyncio.wait(self._tasks, timeout=timeout_s)
             for task in hanging:
@@ -248,6 +287,11 @@ class Loader:
         waiting = self._gathering[prefix]
         while waiting and self._running.get(prefix, 0) < STATEMENTS_IN_FLIGHT:
             batch = [waiting.popleft() for _ in range(min(len(waiting), prefix.rule.load_batch))]
+            for flight in batch:
+                key = flight.target.key
+                if key in self._writing and self._flights.get(key) is flight:
+                    del self._flights[key]
+                    flight.fenced = True
             self._running[prefix] = self._running.get(prefix, 0) + 1
             task = asyncio.get_running_loop().create_task(self._fly(prefix, batch))
             self._tasks.add(task)
@@ -328,17 +372,8 @@ class Loader:
         key = flight.target.key
         if flight.fenced or key in self._writing:
             flight.target.prefix.counters.loads_fenced += 1
-            # What it brings may be newer than what a later flight has read; who asks after this answer must not be
-            # given an older one:
-            #
-            #   1. flight A is fenced by a write; flight B begins and reads v1; the write commits v2; A reads v2
-            #   2. A's waiters are answered v2
-            #   3. GET would join B and be answered v1
-            later = self._flights.pop(key, None)
-            if later is not None:
-                later.fenced = True
             if flight.refresh:
-                self._installer.load_failed(flight)
+                self._installer.overtaken(flight)
         else:
             self._installer.loaded(flight)
         self._release(flight)

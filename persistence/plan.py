@@ -23,6 +23,7 @@ class Plan:
     """What a command needs before and after it runs."""
 
     __slots__ = (
+        "keys",
         "last_resort",
         "locks",
         "must_load",
@@ -34,9 +35,12 @@ class Plan:
     )
 
     def __init__(self) -> None:
-        # Managed keys of the command, by key.
+        # All keys of the command, managed or not.
+        self.keys: set[bytes] = set()
+        # Managed keys that the command may write, by key.
         self.targets: dict[bytes, Target] = {}
-        # Of those, the ones whose old value the command needs.
+        # Managed keys whose value the command needs. Those that memory holds are among them: they may be evicted or
+        # run out while the others are being loaded.
         self.must_load: dict[bytes, Target] = {}
         # Keys to lock; empty for pure reads.
         self.locks: set[bytes] = set()

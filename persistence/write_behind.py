@@ -9,6 +9,13 @@ One queue per store. It holds one Pending per key: the newest value, or the unio
 While a key flies, newer changes of it gather in a new Pending, and the key is not taken again before it has landed: two
 flushes of one key are never under way at once, and a flush clears only what it has sent.
 
+A flush whose answer does not come goes on flying until it is certain that it cannot be committed any more. Sending its
+keys again at once would be harmless by itself, because every op is absolute, but not what comes after:
+
+    1. flush of v1, no answer; it is still on its way
+    2. the client writes v2; the flush of v2 commits
+    3. the flush of v1 commits
+
 A Pending keeps the time of the *first* unsaved change, so a key that is written all the time is still saved every
 `write_delay`. All keys that are due go in one transaction. A refused transaction is bisected until the bad row stands
 alone; the rest commits. A row that was refused is tried again by itself, so that it never holds up its neighbours, and
@@ -21,10 +28,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final
 
 from persistence.change import DELETE, EXPIRY, NEVER, WRITE, Change
@@ -43,8 +49,15 @@ BACKOFF_MOST_S: Final = 5.0
 STOPPED_RETRY_S: Final = 10.0
 # Dead letters kept; an operator who lets more than that pile up loses the oldest, each of them logged when it died.
 DEAD_LETTERS_KEPT: Final = 10_000
+# Added to the server-side statement timeout before a key whose write had an unknown outcome is trusted again.
+QUARANTINE_SLACK_S: Final = 1.0
 # Estimated bytes of a Pending beyond its key and value.
 PENDING_OVERHEAD: Final = 400
+
+
+def straggling_ms(store: Store) -> int:
+    """How long after a StoreTimeout the write may still be committed."""
+    return int((store.statement_timeout_s + QUARANTINE_SLACK_S) * 1000)
 
 
 class Pending:
@@ -135,6 +148,7 @@ class WriteBehind:
         "_closing",
         "_dead_ids",
         "_dirty",
+        "_doubtful",
         "_flying",
         "_force_until_seq",
         "_on_dead",
@@ -170,6 +184,9 @@ class WriteBehind:
         # Rows that were refused and are tried alone.
         self._suspects: dict[bytes, Pending] = {}
         self._flying: dict[bytes, Pending] = {}
+        # Flushes without an answer: server milliseconds until which they may be committed, and what they carry, which
+        # flies until then. In order of time.
+        self._doubtful: deque[tuple[int, list[Pending]]] = deque()
         self._bytes: dict[ManagedPrefix, int] = {}
         self._force_until_seq = 0
         self._backoff_s = 0.0
@@ -337,9 +354,12 @@ class WriteBehind:
             return max(0.001, (next_ms - now) / 1000) if next_ms != NEVER else 3600.0
         try:
             await self._save(batch)
-        except (StoreDown, StoreTimeout) as error:
-            # The outcome may be unknown; every op is absolute, so writing it again does no harm.
+        except StoreDown as error:
             self._return(batch)
+            self._sick(error)
+            return self._backoff_s
+        except StoreTimeout as error:
+            self._doubtful.append((self._clock.now_ms() + straggling_ms(self._store), batch))
             self._sick(error)
             return self._backoff_s
         except BaseException:
@@ -352,6 +372,10 @@ class WriteBehind:
         # What is due, moved to flying; and when the next one will be.
         batch: list[Pending] = []
         next_ms = NEVER
+        while self._doubtful and self._doubtful[0][0] <= now:
+            self._return(self._doubtful.popleft()[1])
+        if self._doubtful:
+            next_ms = self._doubtful[0][0]
         for key, pending in list(self._suspects.items()):
             if key in self._flying:
                 continue
@@ -370,20 +394,24 @@ class WriteBehind:
             delay_ms = int(prefix.rule.write_delay_s * 1000)
             most = prefix.rule.write_batch
             full = len(queue) >= most
-            taken = 0
-            for pending in list(islice(queue.values(), most)):
+            due: list[Pending] = []
+            for key, pending in queue.items():
+                if len(due) == most:
+                    break
+                if key in self._flying:
+                    # Due when that has landed.
+                    continue
                 due_ms = pending.first_ms + delay_ms
                 if due_ms > now and not full and pending.seq > self._force_until_seq:
                     next_ms = min(next_ms, due_ms)
                     break
+                due.append(pending)
+            for pending in due:
                 key = pending.target.key
-                if key in self._flying:
-                    continue
                 del queue[key]
                 self._flying[key] = pending
-                batch.append(pending)
-                taken += 1
-            if taken == most and queue:
+            batch += due
+            if len(due) == most and queue:
                 next_ms = now
         return batch, next_ms
 
@@ -495,7 +523,7 @@ class WriteBehind:
         if pending.attempts >= prefix.rule.retry_limit:
             self._bury(pending, error)
             return
-        pause_ms = 50 * 2**pending.attempts * (0.5 + self._random.random())
+        pause_ms = min(BACKOFF_MOST_S * 1000, 50 * 2**pending.attempts) * (0.5 + self._random.random())
         pending.not_before_ms = self._clock.now_ms() + int(pause_ms)
         self._suspects[key] = pending
 

@@ -86,6 +86,7 @@ class RequestParser:
         "_pos",
         "_quick_size",
         "_tail",
+        "drained",
         "error",
     )
 
@@ -114,6 +115,8 @@ class RequestParser:
         self._max_args = limits.max_args
         # Commands to read carefully before the quick road is tried again; it last found nothing to its liking.
         self._patience = 0
+        # The last `take` has left nothing behind: until more is fed there is nothing to take.
+        self.drained = False
         self.limits = limits
 
     @property
@@ -163,6 +166,7 @@ class RequestParser:
         """
         out: list[list[bytes]] = []
         data = self._data
+        self.drained = False
         if not data and self._large is None:
             return out
         pos = self._pos
@@ -178,6 +182,7 @@ class RequestParser:
             if pos == len(data) and not self._tail:
                 self._data = b""
                 self._pos = 0
+                self.drained = True
                 return out
             self._pos = pos
             if not out:

@@ -459,33 +459,41 @@ class Dispatch:
         engine = self.engine
         try:
             await engine.wait_for_room(plan)
-            locked = await engine.locks.acquire(plan.locks)
-            try:
-                if transaction is not None and session.broken:
-                    # A watched key changed while we waited for the locks.
-                    return NIL_ARRAY
-                replies = await self._run_locked(session, calls, plan)
-            finally:
-                engine.locks.release(locked)
-                if transaction is not None:
-                    session.unwatch()
+            replies = None
+            while replies is None:
+                locked = await engine.locks.acquire(plan.locks)
+                try:
+                    if transaction is not None and session.broken:
+                        # A watched key changed while we waited for the locks.
+                        return NIL_ARRAY
+                    replies = await self._run_locked(session, calls, plan)
+                finally:
+                    engine.locks.release(locked)
+                # Keys that are read together changed underneath: this time nobody may write them meanwhile.
+                plan.locks.update(plan.keys)
         except EXPECTED as error:
             for spec, _ in calls:
                 spec.failed += 1
             return self._mute(session, reply_of(error))
         except Exception as error:
             return self._mute(session, self._failure(*calls[0], error))
+        finally:
+            if transaction is not None:
+                session.unwatch()
         self.keyspace.make_room()
         return self._mute(session, replies[0] if transaction is None else replies)
 
-    async def _run_locked(self, session: Session, calls: list[Call], plan: Plan) -> list[object]:
+    async def _run_locked(self, session: Session, calls: list[Call], plan: Plan) -> list[object] | None:
+        # None: not without locks (see Engine.prepare).
         engine = self.engine
         keyspace = self.keyspace
         for _ in range(_ATTEMPTS):
             keyspace.tick(self.clock.now_ms())
             view = Overlay(self.managed_db)
-            await engine.prepare(plan, view)
-            keyspace.tick(self.clock.now_ms())
+            if not await engine.prepare(plan, view):
+                return None
+            # The time at which the engine looked last, and no later: what was fresh then must not run out in between.
+            keyspace.tick(self.managed_db.now_ms)
             view.now_ms = self.managed_db.now_ms
             replies = self._call_on(session, calls, view)
             if not view.changes:

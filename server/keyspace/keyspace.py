@@ -56,9 +56,10 @@ class Keyspace:
 
     def tick(self, now_ms: int) -> None:
         """Let every database see this time."""
-        self.now_ms = now_ms
-        for database in self.opened:
-            database.now_ms = now_ms
+        if now_ms != self.now_ms:
+            self.now_ms = now_ms
+            for database in self.opened:
+                database.now_ms = now_ms
 
     def used(self) -> int:
         """Estimated bytes of everything held."""

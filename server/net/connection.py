@@ -34,6 +34,8 @@ log = logging.getLogger("forebay.net")
 
 # Commands parsed at once for a client that has not authenticated: its limits end with the AUTH that may come next.
 _ONE_BY_ONE: Final = 1
+# No commands left over; shared and never changed.
+_NOTHING: Final[list[list[bytes]]] = []
 # Longer replies up to this many bytes are copied into one write with their neighbours: cheaper than a vector of writes.
 _COPIED: Final = 64 << 10
 # Bytes that a client may send ahead while its command waits.
@@ -86,6 +88,7 @@ class Connection(asyncio.Protocol):
         "_soft_since_ms",
         "_task",
         "_transport",
+        "_trusted",
         "_write_blocked",
         "bytes_in",
         "bytes_out",
@@ -102,10 +105,12 @@ class Connection(asyncio.Protocol):
     def __init__(self, peers: Peers, session: Session, now_ms: int) -> None:
         self.peers = peers
         self.session = session
-        self.parser = RequestParser(peers.limits if session.authenticated else UNAUTHENTICATED)
+        # The parser has the limits of an authenticated client.
+        self._trusted = session.authenticated
+        self.parser = RequestParser(peers.limits if self._trusted else UNAUTHENTICATED)
         self._transport: asyncio.Transport | None = None
-        # Parsed commands and the position of the next one to run.
-        self._commands: list[list[bytes]] = []
+        # Parsed commands that had to be left for later, and the position of the next one to run.
+        self._commands: list[list[bytes]] = _NOTHING
         self._position = 0
         # The first word of the command that ran last, for CLIENT LIST.
         self._last = b""
@@ -140,7 +145,7 @@ class Connection(asyncio.Protocol):
             self.peers.bytes_in += self.bytes_in
             self.peers.bytes_out += self.bytes_out
         # What waits for a store goes on: a started write is finished, a shared load belongs to its key.
-        self._commands = []
+        self._commands = _NOTHING
         self._position = 0
         self.session.close()
 
@@ -176,24 +181,22 @@ class Connection(asyncio.Protocol):
         keyspace = peers.keyspace
         dispatch = peers.dispatch
         session = self.session
-        keyspace.tick(dispatch.clock.now_ms())
-        self.last_ms = keyspace.now_ms
+        parser = self.parser
+        now_ms = dispatch.clock.now_ms()
+        keyspace.tick(now_ms)
+        self.last_ms = now_ms
+        commands = self._commands
+        position = self._position
         while not self.closing and not peers.stopped:
-            if self._position >= len(self._commands):
-                if session.authenticated:
-                    self._commands = self.parser.take()
-                else:
-                    self._commands = self.parser.take(_ONE_BY_ONE)
-                self._position = 0
-                if not self._commands:
-                    if self.parser.buffered() > self.parser.limits.max_query:
-                        self.abort("query buffer over its limit")
-                    else:
-                        self._end_of_input()
+            if position >= len(commands):
+                commands = parser.take(0 if self._trusted else _ONE_BY_ONE)
+                position = 0
+                if not commands:
+                    self._end_of_input()
                     break
             out: list[bytes] = []
-            self._position = dispatch.run_batch(session, self._commands, self._position, out)
-            self._last = self._commands[self._position - 1][0]
+            position = dispatch.run_batch(session, commands, position, out)
+            self._last = commands[position - 1][0]
             if out:
                 self._write(out, dispatch.long_bytes)
             if session.close_after_reply:
@@ -201,19 +204,20 @@ class Connection(asyncio.Protocol):
                 return
             if session.waiting is not None:
                 waiting, session.waiting = session.waiting, None
+                self._commands = commands
+                self._position = position
                 self._task = asyncio.get_running_loop().create_task(self._finish(waiting))
                 return
-            if not session.authenticated:
-                # RESET takes the login away, and with it what it allowed.
-                if self.parser.limits is not UNAUTHENTICATED:
-                    self.parser.limits = UNAUTHENTICATED
-                if self._output_size() > OUTPUT_UNAUTHENTICATED:
-                    self.abort("output before authentication")
-                    return
-            elif self.parser.limits is UNAUTHENTICATED:
-                self.parser.limits = peers.limits
+            if not (self._trusted and session.authenticated):
+                self._weigh_trust()
             if self._write_blocked:
+                self._commands = commands
+                self._position = position
                 return
+            if parser.drained and position >= len(commands):
+                break
+        self._commands = _NOTHING
+        self._position = 0
         if self.closing:
             return
         if self._eof:
@@ -223,9 +227,20 @@ class Connection(asyncio.Protocol):
             assert self._transport is not None
             self._transport.resume_reading()
 
+    def _weigh_trust(self) -> None:
+        # AUTH lifts the limits of a stranger; RESET takes the login away, and with it what it allowed.
+        trusted = self.session.authenticated
+        if trusted != self._trusted:
+            self._trusted = trusted
+            self.parser.limits = self.peers.limits if trusted else UNAUTHENTICATED
+        if not trusted and self._output_size() > OUTPUT_UNAUTHENTICATED:
+            self.abort("output before authentication")
+
     def _end_of_input(self) -> None:
         error = self.parser.error
         if error is None:
+            if self.parser.buffered() > self.parser.limits.max_query:
+                self.abort("query buffer over its limit")
             return
         if not error.silent:
             self._write([Error(f"ERR {error.message}").wire], 0)

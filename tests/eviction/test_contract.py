@@ -145,8 +145,8 @@ class History:
         assert (stats.nodes, stats.weight, stats.parked) == (len(policy), policy.weight, len(policy.parked))
 
     def drain(self) -> None:
-        for node in sorted(self.pinned, key=lambda node: node.key):
-            self.policy.unpinned(node)
+        for saved in sorted(self.pinned, key=lambda node: node.key):
+            self.policy.unpinned(saved)
         self.pinned.clear()
         while self.live:
             node = self.policy.victim(self.is_pinned)
