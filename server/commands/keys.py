@@ -610,7 +610,9 @@ def object_freq(ctx: Context, argv: list[bytes]) -> object:
     entry = glance(ctx.db, argv[2])
     if entry is None:
         return None
-    return entry.freq if _is_lfu(ctx) else _NOT_LFU
+    if not _is_lfu(ctx):
+        return _NOT_LFU
+    return ctx.db.frequency(entry)
 
 
 @command(

@@ -15,6 +15,7 @@ from binascii import crc_hqx
 from collections.abc import Iterator
 from typing import Final, Protocol
 
+from eviction.lfu import log_counter
 from persistence.change import DELETE, EXPIRY, NEVER, STRING, WRITE
 from server.keyspace.entry import Entry
 from server.keyspace.shard import TABLES, Shard
@@ -110,6 +111,10 @@ class Database:
         if entry is None or entry.deadline_ms <= self.now_ms:
             return None
         return entry
+
+    def frequency(self, entry: Entry) -> int:
+        """How often an entry was used, on Redis's logarithmic scale; a minute without a use takes one off."""
+        return log_counter(entry.freq, (self.now_ms - entry.access_ms) // 60_000)
 
     def held(self, key: bytes) -> Entry | None:
         """The entry of a key even when its deadline has passed. For the engine."""

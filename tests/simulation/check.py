@@ -1,18 +1,18 @@
 """Judging a history: is there one order of all operations that explains every reply?
 
-Problem. Each client saw its own replies; between the call and the reply of an operation lies the moment at which it took
-effect. A history is linearizable when such moments can be chosen so that a single copy of the data, touched by one
+Problem. Each client saw its own replies; between the call and the reply of an operation lies the moment at which it
+took effect. A history is linearizable when such moments can be chosen so that a single copy of the data, touched by one
 operation at a time, would have given the same replies.
 
 Method. Wing and Gong's search, driven by the replies in the order in which they came (Lowe's "just-in-time
-linearization"). A configuration is the data plus the open operations that have already taken effect. At each reply every
-configuration is extended by open operations in any order until the one that replied has taken effect; configurations in
-which its reply would have been another die. When all are dead, no order exists, and the reply that killed the last one is
-where to look. Keys are judged apart, because linearizability is local; keys that a transaction joins are judged together,
-which is what makes transactions atomic here.
+linearization"). A configuration is the data plus the open operations that have already taken effect. At each reply
+every configuration is extended by open operations in any order until the one that replied has taken effect;
+configurations in which its reply would have been another die. When all are dead, no order exists, and the reply that
+killed the last one is where to look. Keys are judged apart, because linearizability is local; keys that a transaction
+joins are judged together, which is what makes transactions atomic here.
 
-Outcomes. An operation that was refused has no effect and is left out. One whose outcome is unknown may take effect at any
-moment after its call or never, but no later than `healed`: by then every straggler in the database has landed.
+Outcomes. An operation that was refused has no effect and is left out. One whose outcome is unknown may take effect at
+any moment after its call or never, but no later than `healed`: by then every straggler in the database has landed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ Words = tuple[bytes, ...]
 # A string's text; a hash's two fields; None: no such key.
 Value = bytes | tuple[bytes | None, bytes | None] | None
 State = tuple[Value, ...]
+# The data, and the open operations that have taken effect already, as bits.
+Configuration = tuple[State, int]
 
 # What became of an operation.
 DONE: Final = "done"
@@ -33,6 +35,7 @@ UNKNOWN: Final = "unknown"
 
 # The fields of the hash: one text, one number.
 FIELDS: Final = (b"a", b"n")
+_READS: Final = (b"GET", b"EXISTS", b"HGET", b"HGETALL")
 # Configurations looked at for one reply before we give up.
 _MOST_CONFIGURATIONS: Final = 200_000
 
@@ -61,7 +64,12 @@ class Operation:
     error: str = ""
 
     def keys(self) -> set[bytes]:
+        """The keys that it touches."""
         return {words[1] for words in self.commands}
+
+    def reads_only(self) -> bool:
+        """Does it change nothing, whatever the data?"""
+        return all(words[0] in _READS for words in self.commands)
 
     def __str__(self) -> str:
         text = "; ".join(b" ".join(words).decode() for words in self.commands)
@@ -161,16 +169,25 @@ class _Search:
         self.operations = operations
         self._places = {key: place for place, key in enumerate(keys)}
         self._calls = [[(self._places[words[1]], words) for words in each.commands] for each in operations]
+        # Operations that only read: bits by index.
+        self._reads = 0
+        for index, operation in enumerate(operations):
+            if operation.reads_only():
+                self._reads |= 1 << index
+        self._effects: dict[tuple[State, int], State | None] = {}
 
     def run(self, initial: State) -> None:
         events: list[tuple[int, bool, int]] = []
         for index, operation in enumerate(self.operations):
-            events.append((operation.called, False, index))
             if operation.status == DONE:
                 events.append((operation.answered, True, index))
+            elif self._reads >> index & 1:
+                # Nobody saw what it read.
+                continue
+            events.append((operation.called, False, index))
         # Operations of unknown outcome have had their last chance.
         events.append((self.history.healed, True, -1))
-        configurations: set[tuple[State, int]] = {(initial, 0)}
+        configurations: set[Configuration] = {(initial, 0)}
         opened: list[int] = []
         for _, answered, index in sorted(events):
             if not answered:
@@ -183,64 +200,64 @@ class _Search:
                 opened.remove(index)
             else:
                 # What took effect stays, what did not never will; nothing else is open at this moment.
-                configurations = {(state, 0) for state, _ in self._reachable(configurations, opened)}
+                configurations = {(state, 0) for state, _ in self._explain(configurations, opened, -1)}
                 opened.clear()
 
-    def _explain(self, configurations: set[tuple[State, int]], opened: list[int], index: int) -> set[tuple[State, int]]:
-        bit = 1 << index
-        survivors: set[tuple[State, int]] = set()
-        seen = set(configurations)
-        stack = list(configurations)
+    def _explain(self, configurations: set[Configuration], opened: list[int], index: int) -> set[Configuration]:
+        # The configurations in which this operation has taken effect; with -1, all that can be reached.
+        bit = 1 << index if index >= 0 else 0
+        reads = [each for each in opened if self._reads >> each & 1]
+        writes = [each for each in opened if not self._reads >> each & 1]
+        stack = [(state, self._read(state, effective, reads)) for state, effective in configurations]
+        seen = set(stack)
+        survivors: set[Configuration] = set()
         while stack:
             state, effective = stack.pop()
             if effective & bit:
                 survivors.add((state, effective & ~bit))
                 continue
-            self._extend(state, effective, opened, seen, stack)
-        return survivors
+            for each in writes:
+                if effective >> each & 1:
+                    continue
+                after = self._apply(state, each)
+                if after is None:
+                    continue
+                further = (after, self._read(after, effective | 1 << each, reads))
+                if further not in seen:
+                    seen.add(further)
+                    stack.append(further)
+            if len(seen) > _MOST_CONFIGURATIONS:
+                raise Undecided(f"more than {_MOST_CONFIGURATIONS} configurations")
+        return survivors if bit else seen
 
-    def _reachable(self, configurations: set[tuple[State, int]], opened: list[int]) -> set[tuple[State, int]]:
-        seen = set(configurations)
-        stack = list(configurations)
-        while stack:
-            state, effective = stack.pop()
-            self._extend(state, effective, opened, seen, stack)
-        return seen
-
-    def _extend(
-        self,
-        state: State,
-        effective: int,
-        opened: list[int],
-        seen: set[tuple[State, int]],
-        stack: list[tuple[State, int]],
-    ) -> None:
-        for index in opened:
-            if effective >> index & 1:
-                continue
-            after = self._apply(state, index)
-            if after is None:
-                continue
-            further = (after, effective | 1 << index)
-            if further not in seen:
-                seen.add(further)
-                stack.append(further)
-        if len(seen) > _MOST_CONFIGURATIONS:
-            raise Undecided(f"more than {_MOST_CONFIGURATIONS} configurations")
+    def _read(self, state: State, effective: int, reads: list[int]) -> int:
+        # A read that fits takes effect as early as it can: it changes nothing, so waiting gains nothing.
+        for each in reads:
+            if not effective >> each & 1 and self._apply(state, each) is not None:
+                effective |= 1 << each
+        return effective
 
     def _apply(self, state: State, index: int) -> State | None:
         # The state after an operation; None when it would have replied something else.
+        effect = (state, index)
+        if effect in self._effects:
+            return self._effects[effect]
         operation = self.operations[index]
         known = operation.status == DONE
         values = list(state)
+        after: State | None = None
         for position, (place, words) in enumerate(self._calls[index]):
             values[place], reply = play(values[place], words)
             if known and reply != operation.replies[position]:
                 loose = self.history.blind_deletes and words[0] == b"DEL" and operation.replies[position] == 1
                 if not loose:
-                    return None
-        return tuple(values)
+                    break
+        else:
+            after = tuple(values)
+        self._effects[effect] = after
+        return after
 
-    def _report(self, index: int, configurations: set[tuple[State, int]]) -> str:
+    def _report(self, index: int, configurations: set[Configuration]) -> str:
         states = sorted({str(dict(zip(self.keys, state, strict=True))) for state, _ in configurations})[:5]
-        return f"not linearizable: no order explains\n  {self.operations[index]}\npossible before it: " + " | ".join(states)
+        possible = " | ".join(states)
+        return f"not linearizable: no order explains\n  {self.operations[index]}\npossible before it: {possible}"

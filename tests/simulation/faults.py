@@ -19,12 +19,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from typing import Any, Final, TypeVar
 
-from persistence.write_behind import QUARANTINE_SLACK_S
 from persistence.errors import LoadTimeout, RowRejected, StoreDown, StoreError, StoreTimeout
 from persistence.mapping import Mapping, RowOp
 from persistence.rows import RelationShape, Row, RowKey
 from persistence.stores.base import Applied, StoreStats
 from persistence.stores.memory import MemoryStore
+from persistence.write_behind import QUARANTINE_SLACK_S
 
 T = TypeVar("T")
 

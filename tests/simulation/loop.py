@@ -5,9 +5,9 @@ What is kept of asyncio's promises, and what is shuffled:
 - A task's own steps keep their order: a task has at most one step waiting to run, whatever else is shuffled.
 - Callbacks that become ready in different turns run in that order: the loop finishes a turn before it starts the next.
 - Timers that are due at exactly the same time run in any order, as answers of a network would come in.
-- Within one turn the order is `call_soon`'s, as asyncio and uvloop have it, unless `shuffled`: then each turn is run in an
-  order drawn from the seed. asyncio promises more, so a failure that needs shuffling is looked at with that in mind; the
-  engine relies on no such order (a loader's batch may only come out smaller).
+- Within one turn the order is `call_soon`'s, as asyncio and uvloop have it, unless `shuffled`: then each turn is run in
+  an order drawn from the seed. asyncio promises more, so a failure that needs shuffling is looked at with that in mind;
+  the engine relies on no such order (a loader's batch may only come out smaller).
 
 Everything drawn comes from the Random that is passed in, so the same seed gives the same run. Callbacks are the only
 thing that happens: when none is ready and no timer is set, nothing will ever happen again, which is a Deadlock.
@@ -20,11 +20,14 @@ import heapq
 from collections.abc import Callable
 from contextvars import Context
 from random import Random
-from typing import Any
+from typing import Any, Final
+
+# Turns after which a run is going round in circles; an ordinary one takes some thousand.
+_MOST_TURNS: Final = 200_000
 
 
 class Deadlock(RuntimeError):
-    """Somebody waits for something that cannot come any more."""
+    """Somebody waits for something that cannot come any more, or goes round in circles."""
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
@@ -40,6 +43,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._now = 0.0
         self._random = random
         self._shuffled = shuffled
+        self._turns = 0
         # What would otherwise be printed and forgotten: exceptions that nobody retrieved.
         self.complaints: list[str] = []
         self.set_exception_handler(self._complain)
@@ -60,6 +64,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         # One turn: what is ready now; what these callbacks make ready belongs to the next.
         ready = self._ready
         scheduled = self._scheduled
+        self._turns += 1
+        if self._turns > _MOST_TURNS:
+            raise Deadlock(f"no end after {_MOST_TURNS} turns")
         if not ready:
             while scheduled and scheduled[0].cancelled():
                 heapq.heappop(scheduled)

@@ -1,7 +1,7 @@
-"""Run seeds by hand.
+"""Run seeds by hand: `python -m tests.simulation.run`, or `script/soak simulation`.
 
-    python -m tests.simulation.run --seed 123 --scenario write-through     one seed, with everything that happened
-    python -m tests.simulation.run --seeds 20000 [--first 0]               many seeds over all scenarios, or one
+--seed 123 --scenario write-through     one seed, with everything that happened
+--seeds 20000 [--first 0]               many seeds over all scenarios in turn, or over one (--scenario)
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def main() -> int:
         print(failure, end="\n\n")
     for failure in failures:
         print(f"FAILED {failure.scenario} {failure.seed}: {failure.reason.splitlines()[0]}")
-    print(f"{options.seeds} seeds, {len(failures)} failed, {options.seeds / took_s:.0f} seeds/s")
+    print(f"{options.seeds} seeds from {options.first}, {len(failures)} failed, {options.seeds / took_s:.0f} seeds/s")
     return int(bool(failures))
 
 

@@ -5,9 +5,9 @@
                          └► FaultyStore ► MemoryStore
     chaos: evictions, invalidations, FLUSHALL, outages, wall clock, outsiders
 
-Everything random is drawn from streams derived from the seed, one per source, so that a change in one of them leaves the
-others as they were. A run ends with healing: faults stop, stragglers land, what is unsaved is flushed; then memory and
-database must agree, and the history must have an explanation (check.py).
+Everything random is drawn from streams derived from the seed, one per source, so that a change in one of them leaves
+the others as they were. A run ends with healing: faults stop, stragglers land, what is unsaved is flushed; then memory
+and database must agree, and the history must have an explanation (check.py).
 
 What outlives a crash (the store) is made in `__init__`, what does not (keyspace, engine, dispatch) in `boot`: a version
 with a journal crashes by cancelling what runs and calling `boot` again on the same store and the same disk.
@@ -131,7 +131,8 @@ class World:
             try:
                 self.loop.run_until_complete(self._live())
             except Deadlock as stuck:
-                raise Violation(f"somebody waits for ever: {stuck}; locked: {sorted(self.engine.locks.held)}") from stuck
+                held = sorted(self.engine.locks.held)
+                raise Violation(f"somebody waits for ever: {stuck}; locked: {held}") from stuck
             finally:
                 for task in asyncio.all_tasks(self.loop):
                     # Judged already; what is left of a failed run must not complain while it is collected.
@@ -378,6 +379,9 @@ class World:
             raise Violation(f"tasks left over: {left}")
         if engine.locks.held:
             raise Violation(f"locks left over: {engine.locks.held}")
+        for entry in self.memory.entries():
+            if entry.lease is not None and entry.lease.refreshing:
+                raise Violation(f"{entry.key!r} is marked as being refreshed, but nobody loads it")
         if engine.loader.loading() or any(engine.loader.is_writing(key) for key in self.keys):
             raise Violation("the loader thinks that it is loading or that somebody is writing")
 

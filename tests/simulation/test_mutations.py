@@ -1,0 +1,140 @@
+"""Does the simulation see anything? Taking out one protection must be caught within 1,000 seeds (testing.md, 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from persistence.change import DELETE, Change
+from persistence.engine import Engine
+from persistence.loader import Flight, Loader, Watch
+from persistence.locks import KeyLocks
+from persistence.managed import Target
+from persistence.stores.base import Store
+from persistence.write_behind import Saved, WriteBehind
+from tests.simulation.run import run_seed, seeds
+
+MOST_SEEDS = 1000
+
+Patch = pytest.MonkeyPatch
+
+
+def install_although_fenced(patch: Patch) -> None:
+    """A load installs what it read, whatever was written since."""
+
+    def land(self: Loader, flight: Flight) -> None:
+        self._installer.loaded(flight)
+        self._release(flight)
+
+    patch.setattr(Loader, "_land", land)
+
+
+def trust_unknown_outcomes(patch: Patch) -> None:
+    """After an unknown outcome the key is loaded, cached and written as any other."""
+    distrust = Engine._distrust
+
+    def forget(self: Engine, target: Target) -> None:
+        distrust(self, target)
+        del self._quarantine[target.key]
+
+    patch.setattr(Engine, "_distrust", forget)
+
+
+def flush_again_at_once(patch: Patch) -> None:
+    """A flush whose outcome is unknown is sent again at once, and newer values after it."""
+
+    def straggling(store: Store) -> int:
+        return 0
+
+    patch.setattr("persistence.write_behind.straggling_ms", straggling)
+
+
+def clear_the_mark_of_newer_writes(patch: Patch) -> None:
+    """A flush that lands takes the key for saved, even when it was written meanwhile."""
+    saved = Engine._saved
+
+    def careless(self: Engine, landed: Saved) -> None:
+        entry = self.memory.held(landed.pending.target.key)
+        if entry is not None and entry.lease is not None:
+            entry.lease.dirty_seq = landed.pending.seq
+        saved(self, landed)
+
+    patch.setattr(Engine, "_saved", careless)
+
+
+def forget_tombstones(patch: Patch) -> None:
+    """A DEL that is not saved yet is not looked up before a load."""
+    unsaved = WriteBehind.unsaved
+
+    def without_deletes(self: WriteBehind, target: Target) -> Change | None:
+        change = unsaved(self, target)
+        return None if change is not None and change.verb == DELETE else change
+
+    patch.setattr(WriteBehind, "unsaved", without_deletes)
+
+
+def join_fenced_flights(patch: Patch) -> None:
+    """Readers share a load that was under way when the key was written."""
+
+    def fence(self: Loader, key: bytes) -> None:
+        flight = self._flights.get(key)
+        if flight is not None:
+            flight.fenced = True
+        for watch in self._watches.get(key, ()):
+            watch.broken = True
+
+    patch.setattr(Loader, "fence", fence)
+
+
+def write_without_locks(patch: Patch) -> None:
+    """Writes of one key run beside each other."""
+
+    async def acquire(self: KeyLocks, keys: Iterable[bytes]) -> list[bytes]:
+        return []
+
+    patch.setattr(KeyLocks, "acquire", acquire)
+
+
+def read_together_without_looking_back(patch: Patch) -> None:
+    """Keys that are read together are answered as they came in, whatever was written meanwhile."""
+    watch = Loader.watch
+
+    def blind(self: Loader, keys: Iterable[bytes]) -> Watch:
+        return watch(self, ())
+
+    patch.setattr(Loader, "watch", blind)
+
+
+# Which scenarios can show it at all: a tombstone is nothing to write-through.
+THROUGH = ("write-through", "write-through-generic", "write-through-hash", "write-around", "refresh-ahead")
+BEHIND = ("write-behind", "write-behind-generic", "write-behind-hash")
+JOINT = ("write-through-multi", "write-behind-multi", "write-around-multi")
+
+MUTATIONS: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
+    (install_although_fenced, THROUGH + BEHIND),
+    (trust_unknown_outcomes, THROUGH),
+    (flush_again_at_once, BEHIND),
+    (clear_the_mark_of_newer_writes, BEHIND),
+    (forget_tombstones, BEHIND),
+    (join_fenced_flights, THROUGH + BEHIND),
+    (write_without_locks, THROUGH),
+    (read_together_without_looking_back, JOINT),
+]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("mutation", "scenarios"), MUTATIONS, ids=[mutation.__name__ for mutation, _ in MUTATIONS])
+def test_a_missing_protection_is_noticed(
+    mutation: Callable[[Patch], None],
+    scenarios: tuple[str, ...],
+    monkeypatch: Patch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    mutation(monkeypatch)
+    for number, (scenario, seed) in enumerate(seeds(scenarios, 0, MOST_SEEDS), 1):
+        if run_seed(scenario, seed) is not None:
+            record_property("seeds", number)
+            print(f"{mutation.__name__}: noticed by seed {number}, {scenario} {seed}")
+            return
+    pytest.fail(f"{mutation.__doc__} Nobody noticed in {MOST_SEEDS} seeds.")
