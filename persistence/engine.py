@@ -287,8 +287,6 @@ class Engine:
             except Unmapped:
                 continue
             if target is not None and target.row_key != () and not self._is_quarantined(key):
-                # Counted as a miss here and as a hit when the command behind finds it in memory.
-                target.prefix.counters.misses += 1
                 self.loader.request(target, ahead=True)
 
     async def wait_for_room(self, plan: Plan) -> None:
@@ -369,7 +367,6 @@ class Engine:
                 return loaded
             flights = [(target, self._request(target)) for target in missing]
             for target, flight in flights:
-                target.prefix.counters.misses += 1
                 fallback = self.lifetimes.last_resort(target.key) if target.key in plan.last_resort else None
                 timeout_s = target.prefix.rule.load_timeout_s
                 soft_s = target.prefix.rule.load_soft_timeout_s

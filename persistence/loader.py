@@ -162,6 +162,7 @@ class Loader:
         if flight is not None:
             if not refresh and not ahead:
                 if flight.claimed:
+                    target.prefix.counters.misses += 1
                     target.prefix.counters.loads_shared += 1
                 flight.claimed = True
             return flight
@@ -169,6 +170,9 @@ class Loader:
         self._flights[target.key] = flight
         prefix = target.prefix
         prefix.counters.loads += 1
+        if not refresh:
+            # A key loaded ahead is counted here, once, although its command may then find it in memory.
+            prefix.counters.misses += 1
         waiting = self._gathering.get(prefix)
         if waiting is None:
             waiting = self._gathering[prefix] = deque()

@@ -238,7 +238,9 @@ class _Listening:
 
     async def wait(self, timeout_s: float) -> bool:
         try:
-            await asyncio.wait_for(self._told.wait(), timeout_s)
+            # Not wait_for: until Python 3.12 it swallows a cancellation that comes together with the event.
+            async with asyncio.timeout(timeout_s):
+                await self._told.wait()
         except TimeoutError:
             return False
         self._told.clear()

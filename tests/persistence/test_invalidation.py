@@ -355,7 +355,7 @@ async def test_own_writes_do_not_invalidate_their_own_entries(case: Case, strate
     before = counters(node).invalidations
     for row in range(1, 51):
         await client.hset(f"user:{row}", "name", "v2")
-    await client.delete("user:50")
+    await client.delete("user:50", "user:999")
     await client.execute_command("CACHE.FLUSH")
     assert await case.shop.rows("select count(*) from users where name = 'v2'") == [(49,)]
     await eventually(lambda: follower(node).stats().echoes >= 50)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 
 from tests.simulation.check import Undecided, Violation
@@ -64,7 +64,8 @@ def story(scenario: str, seed: int) -> str:
             lines.append((operation.answered_s, 1, f"reply  {text}"))
     lines.sort(key=lambda line: line[:1])
     shown = "\n".join(f"{at:10.5f}  {text}" for at, _, text in lines)
-    return f"{world.rule}\n{shown}\n{verdict}"
+    rule = {name.name: getattr(world.rule, name.name) for name in fields(world.rule) if name.name != "template"}
+    return f"{world.rule.name} {rule}\n{shown}\n{verdict}"
 
 
 def _piece(work: list[tuple[str, int]]) -> list[Failure]:

@@ -133,8 +133,9 @@ def test_a_missing_protection_is_noticed(
 ) -> None:
     mutation(monkeypatch)
     for number, (scenario, seed) in enumerate(seeds(scenarios, 0, MOST_SEEDS), 1):
-        if run_seed(scenario, seed) is not None:
+        failure = run_seed(scenario, seed)
+        if failure is not None:
             record_property("seeds", number)
-            print(f"{mutation.__name__}: noticed by seed {number}, {scenario} {seed}")
+            print(f"{mutation.__name__}: noticed by seed {number}, {scenario} {seed}: {failure.reason}")
             return
     pytest.fail(f"{mutation.__doc__} Nobody noticed in {MOST_SEEDS} seeds.")
