@@ -235,8 +235,10 @@ SELECT NULL, (SELECT xid::text FROM {OUTBOX} WHERE seq = 0), pg_current_snapshot
 UNION ALL
 SELECT relation, CASE WHEN sum(jsonb_array_length(keys)) OVER (ROWS UNBOUNDED PRECEDING) <= $2::int8
     THEN keys::text END, writer
-FROM (SELECT relation, keys, writer FROM {OUTBOX} WHERE relation <> '' AND (xid >= pg_snapshot_xmax($1::text::pg_snapshot)
-    OR xid = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))) LIMIT {STATEMENTS_READ + 1}) AS news"""
+FROM (SELECT relation, keys, writer FROM {OUTBOX} WHERE relation <> ''
+    AND (xid >= pg_snapshot_xmax($1::text::pg_snapshot)
+        OR xid = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot))))
+    LIMIT {STATEMENTS_READ + 1}) AS news"""
 
 _MAKE_MARK: Final = f"""
 INSERT INTO {OUTBOX} (seq, relation) VALUES (0, '') ON CONFLICT (seq) DO NOTHING RETURNING xid::text"""
