@@ -190,6 +190,36 @@ class RequestParser:
         self._take_rest(most, out)
         return out
 
+    def receive(self, data: bytes, most: int = 0) -> list[list[bytes]]:
+        """`feed`, then `take`, in one step: the usual case is whole commands and nothing left from before."""
+        if (
+            self._data
+            or self._need
+            or self._left
+            or self._patience
+            or self._large is not None
+            or self.error is not None
+        ):
+            self.feed(data)
+            return self.take(most)
+        out: list[list[bytes]] = []
+        pos = 0
+        if len(data) <= self._quick_size:
+            if COMPILED:
+                pos = by_bytes(data, 0, most, self._max_args, out)
+            else:
+                pos = by_split(data, 0, most, self._max_args, out)
+            if pos == len(data):
+                self.drained = True
+                return out
+        self.drained = False
+        self._data = data
+        self._pos = pos
+        if not out:
+            self._patience = PATIENCE - 1
+        self._take_rest(most, out)
+        return out
+
     # What `take` does once the quick road has stopped: careful commands, and the quick road again after some of them.
     def _take_rest(self, most: int, out: list[list[bytes]]) -> None:
         patience = PATIENCE

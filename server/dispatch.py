@@ -95,7 +95,9 @@ class Dispatch:
         limited = self.keyspace.maxmemory > 0
         size = 0
         # Short replies are not weighed: so many of them cannot pass the high-water mark.
-        count = min(len(commands), position + _SLICE)
+        count = len(commands)
+        if count - position > _SLICE:
+            count = position + _SLICE
         while position < count:
             argv = commands[position]
             position += 1

@@ -56,10 +56,9 @@ class Keyspace:
 
     def tick(self, now_ms: int) -> None:
         """Let every database see this time."""
-        if now_ms != self.now_ms:
-            self.now_ms = now_ms
-            for database in self.opened:
-                database.now_ms = now_ms
+        self.now_ms = now_ms
+        for database in self.opened:
+            database.now_ms = now_ms
 
     def used(self) -> int:
         """Estimated bytes of everything held."""

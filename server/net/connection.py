@@ -151,12 +151,13 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.bytes_in += len(data)
-        self.parser.feed(data)
         if self.closing:
             return
-        if self._task is None and not self._write_blocked:
-            self._serve()
-        elif self.parser.buffered() > _AHEAD:
+        if self._task is None and not self._write_blocked and self._position >= len(self._commands):
+            self._serve(self.parser.receive(data, 0 if self._trusted else _ONE_BY_ONE), 0)
+            return
+        self.parser.feed(data)
+        if self.parser.buffered() > _AHEAD:
             self._pause()
 
     def eof_received(self) -> bool:
@@ -171,11 +172,11 @@ class Connection(asyncio.Protocol):
         self._write_blocked = False
         self._soft_since_ms = 0
         if self._task is None and not self.closing:
-            self._serve()
+            self._serve(self._commands, self._position)
 
     # -- serving ------------------------------------------------------------------------------------------------------
 
-    def _serve(self) -> None:
+    def _serve(self, commands: list[list[bytes]], position: int) -> None:
         # Run what is parsed, parse what is buffered, until something has to be waited for.
         peers = self.peers
         keyspace = peers.keyspace
@@ -183,10 +184,9 @@ class Connection(asyncio.Protocol):
         session = self.session
         parser = self.parser
         now_ms = dispatch.clock.now_ms()
-        keyspace.tick(now_ms)
+        if now_ms != keyspace.now_ms:
+            keyspace.tick(now_ms)
         self.last_ms = now_ms
-        commands = self._commands
-        position = self._position
         while not self.closing and not peers.stopped:
             if position >= len(commands):
                 commands = parser.take(0 if self._trusted else _ONE_BY_ONE)
@@ -198,7 +198,12 @@ class Connection(asyncio.Protocol):
             position = dispatch.run_batch(session, commands, position, out)
             self._last = commands[position - 1][0]
             if out:
-                self._write(out, dispatch.long_bytes)
+                if dispatch.long_bytes:
+                    self._write(out, dispatch.long_bytes)
+                else:
+                    reply = b"".join(out)
+                    self.bytes_out += len(reply)
+                    self._transport.write(reply)  # type: ignore[union-attr]
             if session.close_after_reply:
                 self.close_when_written()
                 return
@@ -261,7 +266,7 @@ class Connection(asyncio.Protocol):
         if self.session.close_after_reply:
             self.close_when_written()
         elif not self._write_blocked:
-            self._serve()
+            self._serve(self._commands, self._position)
 
     def _write(self, out: list[bytes], long_bytes: int) -> None:
         # Small batches leave as one piece; large values are handed over as they are, without another copy.

@@ -76,7 +76,11 @@ def parse(pieces: list[bytes], limits: Limits, most: int = 0) -> tuple[list[list
     commands: list[list[bytes]] = []
     fed = 0
     for piece in pieces:
-        parser.feed(piece)
+        # Every other read in one step, as a connection does it.
+        if fed % 2:
+            parser.feed(piece)
+        else:
+            commands += parser.receive(piece, most)
         fed += len(piece)
         while taken := parser.take(most):
             commands += taken

@@ -137,6 +137,17 @@ def parse(pieces: list[bytes], limits: Limits = DEFAULT) -> tuple[list[list[byte
         commands += parser.take()
     if parser.error is not None:
         assert parser.buffered() == 0
+    # In one step it is the same.
+    other = RequestParser(limits)
+    received: list[list[bytes]] = []
+    for piece in pieces:
+        received += other.receive(piece)
+        if other.drained:
+            assert other.buffered() == 0
+            assert other.take() == []
+    assert received == commands
+    assert (other.error is None) == (parser.error is None)
+    assert other.buffered() == parser.buffered()
     return commands, None if parser.error is None else parser.error.message
 
 

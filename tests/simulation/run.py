@@ -21,6 +21,8 @@ from tests.simulation.world import World
 
 # Seeds handed to a process at a time.
 _PIECE = 50
+# Pieces between two lines of progress.
+_TELL_EVERY = 20
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,20 @@ def seeds(names: Iterable[str], first: int, count: int) -> list[tuple[str, int]]
     return [(order[number % len(order)], first + number // len(order)) for number in range(count)]
 
 
-def run_seeds(work: list[tuple[str, int]], processes: int) -> list[Failure]:
-    """All failures among these seeds."""
+def run_seeds(work: list[tuple[str, int]], processes: int, tell: bool = False) -> list[Failure]:
+    """All failures among these seeds; with `tell` each is named on stderr when it is found, and the progress."""
     pieces = iter(work)
     batches = list(iter(lambda: list(islice(pieces, _PIECE)), []))
-    if processes == 1:
-        return [failure for batch in batches for failure in _piece(batch)]
+    failures: list[Failure] = []
     with ProcessPoolExecutor(processes) as pool:
-        return [failure for failures in pool.map(_piece, batches) for failure in failures]
+        for number, found in enumerate(pool.map(_piece, batches), 1):
+            failures += found
+            if tell:
+                for failure in found:
+                    print(f"FAILED {failure.scenario} {failure.seed}: {failure.reason}", file=sys.stderr)
+                if not number % _TELL_EVERY or number == len(batches):
+                    print(f"{number * _PIECE} seeds, {len(failures)} failed", file=sys.stderr, flush=True)
+    return failures
 
 
 def main() -> int:
@@ -102,12 +110,10 @@ def main() -> int:
         print(story(names[0], options.seed))
         return int(run_seed(names[0], options.seed) is not None)
     began = time.perf_counter()
-    failures = run_seeds(seeds(names, options.first, options.seeds), options.processes)
+    failures = run_seeds(seeds(names, options.first, options.seeds), options.processes, tell=True)
     took_s = time.perf_counter() - began
     for failure in failures[:3]:
         print(failure, end="\n\n")
-    for failure in failures:
-        print(f"FAILED {failure.scenario} {failure.seed}: {failure.reason.splitlines()[0]}")
     print(f"{options.seeds} seeds from {options.first}, {len(failures)} failed, {options.seeds / took_s:.0f} seeds/s")
     return int(bool(failures))
 
