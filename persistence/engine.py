@@ -442,6 +442,7 @@ class Engine:
     def accept(self, plan: Plan, view: View) -> Commit:
         """Check every change against its mapping; raises RowRejected or CrossStore with nothing done."""
         commit = Commit()
+        commit.decided = [each for each in plan.store_writes.values() if each.prefix.rule.write != WRITE_BEHIND]
         stores: set[str] = set()
         offset_ms = self.clock.wall_offset_ms()
         for key, change in view.changes.items():
@@ -472,7 +473,7 @@ class Engine:
         try:
             results = await self.groups[store.name].apply(commit.ops, any(not op.exact for op in commit.ops))
         except StoreTimeout:
-            for target in commit.sync_targets:
+            for target in commit.decided:
                 self._distrust(target)
             raise
         except StoreError:

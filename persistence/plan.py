@@ -59,13 +59,16 @@ class Plan:
 class Commit:
     """An accepted set of changes: what goes to the store now, what is queued, what only memory gets."""
 
-    __slots__ = ("canonical", "deleted", "ops", "store", "sync_targets")
+    __slots__ = ("canonical", "decided", "deleted", "ops", "store", "sync_targets")
 
     def __init__(self) -> None:
         self.store: Store | None = None
         self.ops: list[RowOp] = []
         # Targets of `ops`, in the same order.
         self.sync_targets: list[Target] = []
+        # Those, and the keys that the command might have written there but decided not to (SETNX of an existing key). As
+        # long as the outcome is unknown they must stay as they were when it decided.
+        self.decided: list[Target] = []
         # Key → the value that memory gets: what the client wrote, as the store will show it.
         self.canonical: dict[bytes, object] = {}
         # Keys whose DELETE met a row.

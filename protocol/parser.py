@@ -34,7 +34,7 @@ from typing import Final
 
 from protocol.errors import ProtocolError, printable
 from protocol.limits import DEFAULT, Limits
-from protocol.quick import COMPILED, CRLF, PATIENCE, QUICK_ARGS, QUICK_BULK, by_bytes, by_split
+from protocol.quick import ALONE, COMPILED, CRLF, PATIENCE, QUICK_ARGS, QUICK_BULK, alone, by_bytes, by_split
 
 # Arguments from this size on collect in a bytearray. Smaller ones wait in the tail, where they are copied twice:
 # below some ten kilobytes that is cheaper than an object more.
@@ -204,7 +204,14 @@ class RequestParser:
             return self.take(most)
         out: list[list[bytes]] = []
         pos = 0
-        if len(data) <= self._quick_size:
+        size = len(data)
+        if size <= self._quick_size:
+            if size <= ALONE and not COMPILED:
+                argv = alone(data)
+                if argv is not None:
+                    self.drained = True
+                    out.append(argv)
+                    return out
             if COMPILED:
                 pos = by_bytes(data, 0, most, self._max_args, out)
             else:
