@@ -66,8 +66,8 @@ class Commit:
         self.ops: list[RowOp] = []
         # Targets of `ops`, in the same order.
         self.sync_targets: list[Target] = []
-        # Those, and the keys that the command might have written there but decided not to (SETNX of an existing key). As
-        # long as the outcome is unknown they must stay as they were when it decided.
+        # Those, and the keys that the command might have written there but decided not to (SETNX of an existing key).
+        # As long as the outcome is unknown they must stay as they were when it decided.
         self.decided: list[Target] = []
         # Key → the value that memory gets: what the client wrote, as the store will show it.
         self.canonical: dict[bytes, object] = {}

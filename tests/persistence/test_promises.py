@@ -660,3 +660,22 @@ async def test_own_write_is_read_back_while_an_older_load_is_under_way(shop: Sho
     # The older reader may see either; memory has the newer by now.
     assert await older == "new"
     assert await client.get("article:a") == "new"
+
+
+async def test_writes_of_a_moment_share_a_commit_and_a_refused_one_fails_alone(shop: Shop, start: Start) -> None:
+    values = ", ".join(f"({number}, 'n')" for number in range(50))
+    await shop.execute(f"insert into users (id, name) values {values}")
+    node, client = await start(WRITE_THROUGH, max_connections=50)
+    await asyncio.gather(*(client.hget(f"user:{number}", "name") for number in range(50)))
+    store = node.engine.stores["main"]
+    before = store.stats().transactions
+    results = await asyncio.gather(
+        *(client.hset(f"user:{number}", "credits", -1 if number == 17 else number) for number in range(50)),
+        return_exceptions=True,
+    )
+    assert [number for number, result in enumerate(results) if isinstance(result, ResponseError)] == [17]
+    assert str(results[17]).startswith("STOREREJECTED 23514")
+    assert await shop.rows("select sum(credits) from users") == [(sum(range(50)) - 17,)]
+    # Bisecting costs a few; one for each would be fifty.
+    assert store.stats().transactions - before < 30
+    assert await client.hget("user:17", "credits") == "0"

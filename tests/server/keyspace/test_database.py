@@ -1,0 +1,225 @@
+"""Databases, shards, the expiry wheel and the memory limit: what is counted, what goes, and who is told."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from eviction.registry import POLICIES, create
+from persistence.change import HASH, NEVER, STRING
+from server.keyspace.database import Database
+from server.keyspace.keyspace import Keyspace
+from server.keyspace.overlay import Overlay
+
+
+class Watching:
+    """Counts what it is told."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def touched(self) -> None:
+        self.told += 1
+
+
+def put(database: Database, key: bytes, value: bytes = b"v", deadline_ms: int = NEVER) -> None:
+    database.put(key, STRING, value, deadline_ms, b"set")
+
+
+def check(database: Database) -> None:
+    """The shards' counts are what their tables hold."""
+    for shard in database.shards:
+        entries = list(shard.entries())
+        assert shard.count == len(entries)
+        assert shard.bytes == sum(entry.weight for entry in entries)
+        assert len(shard.wheel) == sum(1 for entry in entries if entry.wheel_s)
+        if shard.policy is not None:
+            shard.policy.check()
+
+
+def test_every_key_lands_in_the_shard_of_its_slot() -> None:
+    database = Database(0, 16)
+    for number in range(1000):
+        put(database, b"key:%d" % number)
+    assert len(database) == 1000
+    for position, shard in enumerate(database.shards):
+        for entry in shard.entries():
+            assert database.table_of(entry.key) // database.tables_per_shard == position
+    assert min(shard.count for shard in database.shards) > 20
+    check(database)
+
+
+def test_find_counts_and_calls_for_attention_only_when_the_entry_cannot_answer() -> None:
+    database = Database(0, 1)
+    put(database, b"a")
+    assert database.find(b"a") is not None
+    assert (database.hits, database.misses, database.attention) == (1, 0, 0)
+    assert database.find(b"b") is None
+    assert (database.hits, database.misses, database.attention) == (1, 1, 1)
+    entry = database.held(b"a")
+    assert entry is not None
+    # Soft: somebody should look, but the value is served.
+    entry.soft_ms = 0
+    assert database.find(b"a") is entry
+    assert (database.hits, database.attention) == (2, 2)
+
+
+def test_expired_key_is_gone_at_its_deadline_and_not_before() -> None:
+    database = Database(0, 4)
+    database.now_ms = 1000
+    put(database, b"a", deadline_ms=1500)
+    database.now_ms = 1499
+    assert database.find(b"a") is not None
+    database.now_ms = 1500
+    assert database.find(b"a") is None
+    assert (len(database), database.expired) == (0, 1)
+    check(database)
+
+
+def test_active_expiry_takes_what_is_due_in_slices() -> None:
+    database = Database(0, 4)
+    database.now_ms = 1000
+    for number in range(1000):
+        put(database, b"short:%d" % number, deadline_ms=2000)
+        put(database, b"long:%d" % number, deadline_ms=1_000_000)
+    database.now_ms = 3001
+    assert database.expire_due(300) == 300
+    assert len(database) == 1700
+    while database.expire_due(300):
+        pass
+    assert len(database) == 1000
+    assert database.volatile() == 1000
+    check(database)
+
+
+def test_deadline_that_moves_later_or_away_is_honoured_by_the_wheel() -> None:
+    database = Database(0, 1)
+    database.now_ms = 1000
+    for key in (b"later", b"never", b"sooner"):
+        put(database, key, deadline_ms=5000)
+    for key, deadline_ms in ((b"later", 60_000), (b"never", NEVER), (b"sooner", 2000)):
+        entry = database.edit(key)
+        assert entry is not None
+        database.set_deadline(entry, deadline_ms, b"expire")
+    assert database.volatile() == 2
+    database.now_ms = 10_000
+    while database.expire_due(100):
+        pass
+    assert {entry.key for entry in database.entries()} == {b"later", b"never"}
+    database.now_ms = 61_001
+    while database.expire_due(100):
+        pass
+    assert {entry.key for entry in database.entries()} == {b"never"}
+    check(database)
+
+
+def test_key_set_with_a_ttl_again_and_again_is_in_the_wheel_once() -> None:
+    database = Database(0, 1)
+    for number in range(20_000):
+        database.now_ms = number
+        put(database, b"a", deadline_ms=number + 3_600_000)
+    assert len(database.shards[0].wheel) == 1
+    assert database.shards[0].wheel._records == 1
+    # Deleted and made anew, it leaves its key behind each time; the wheel is rebuilt before that counts.
+    for number in range(20_000):
+        database.remove(b"a")
+        put(database, b"a", deadline_ms=20_000 + number + 3_600_000)
+        database.expire_due(10)
+    assert database.shards[0].wheel._records < 10_000
+    check(database)
+
+
+def test_watchers_are_told_of_every_change_and_of_nothing_else() -> None:
+    database = Database(0, 1)
+    watching = Watching()
+    put(database, b"a")
+    database.watch(b"a", watching)
+    database.find(b"a")
+    put(database, b"b")
+    assert watching.told == 0
+    put(database, b"a")
+    entry = database.edit(b"a")
+    assert entry is not None
+    database.set_deadline(entry, 10**6, b"expire")
+    database.remove(b"a")
+    assert watching.told == 3
+    database.clear()
+    assert watching.told == 4
+    database.unwatch(b"a", watching)
+    put(database, b"a")
+    assert watching.told == 4
+    assert database.watched == {}
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if name != "noeviction"])
+@pytest.mark.parametrize("volatile_only", [False, True])
+def test_memory_limit_holds_under_every_policy(name: str, volatile_only: bool) -> None:
+    chance = random.Random(1)
+    keyspace = Keyspace(1, 4)
+    keyspace.tick(1000)
+    database = keyspace.database(0)
+    keyspace.limit(200_000, lambda: create(name, chance), volatile_only)
+    for number in range(5000):
+        assert keyspace.make_room()
+        deadline_ms = 10**9 + number if volatile_only or chance.random() < 0.5 else NEVER
+        put(database, b"key:%d" % chance.randrange(3000), b"x" * chance.randrange(200), deadline_ms)
+        database.find(b"key:%d" % chance.randrange(3000))
+        if chance.random() < 0.1:
+            database.remove(b"key:%d" % chance.randrange(3000))
+    assert keyspace.make_room()
+    assert keyspace.used() <= 200_000
+    assert sum(shard.evictions for shard in database.shards) > 1000
+    check(database)
+
+
+def test_volatile_scope_without_volatile_keys_refuses_like_noeviction() -> None:
+    keyspace = Keyspace(1, 4)
+    keyspace.limit(10_000, lambda: create("lru", None), True)
+    for number in range(100):
+        put(keyspace.database(0), b"key:%d" % number)
+    assert not keyspace.make_room()
+    assert len(keyspace.database(0)) == 100
+
+
+def test_policy_may_change_while_keys_are_there() -> None:
+    keyspace = Keyspace(1, 2)
+    database = keyspace.database(0)
+    for number in range(500):
+        put(database, b"key:%d" % number)
+    for name in ("lru", "s3-fifo", "lfu", "sieve", "noeviction", "w-tinylfu"):
+        keyspace.limit(50_000, None if name == "noeviction" else lambda name=name: create(name, None), False)
+        check(database)
+        keyspace.make_room()
+        check(database)
+    assert keyspace.used() <= 50_000
+
+
+def test_overlay_changes_nothing_until_it_is_published() -> None:
+    base = Database(0, 1)
+    put(base, b"a", b"old")
+    base.put(b"h", HASH, {b"f": b"1"}, NEVER, b"hset")
+    view = Overlay(base)
+    view.put(b"a", STRING, b"new", NEVER, b"set")
+    entry = view.edit(b"h")
+    assert entry is not None and isinstance(entry.value, dict)
+    entry.value[b"f"] = b"2"
+    view.edited(entry, b"hset", [b"f"], 0)
+    view.put(b"b", STRING, b"made", NEVER, b"set")
+    assert view.remove(b"b")
+    found = base.find(b"a")
+    assert found is not None and found.value == b"old"
+    held = base.held(b"h")
+    assert held is not None and held.value == {b"f": b"1"}
+    assert base.held(b"b") is None
+    assert view.changes[b"h"].members == {b"f"}
+    assert view.changes[b"h"].existed is True
+    assert view.changes[b"a"].members is None
+    for key in (b"a", b"h", b"b"):
+        view.publish_plain(key)
+    found = base.find(b"a")
+    assert found is not None and found.value == b"new"
+    held = base.held(b"h")
+    assert held is not None and held.value == {b"f": b"2"}
+    assert base.held(b"b") is None
+    check(base)
