@@ -185,6 +185,8 @@ def test_configuration_keys_that_are_named_exist(name: str) -> None:
     # Names with an underscore are keys, counters, or one of these.
     others = {"forebay_kv", "forebay_version", "redis_version", "unsaved_writes", "used_memory", "used_memory_rss"}
     others |= {"expires_at", "updated_at", "key_file"}
+    # An example's column, and PostgreSQL's own names.
+    others |= {"tenant_id", "search_path", "pg_stat_activity"}
     words = {word for code in named(name) for word in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", code)}
     words = {word for word in words if not word.startswith(("forebay_", "json_")) or word in others}
     modules = {path.stem for room in ("protocol", "eviction", "persistence", "server") for path in walk(room)}
