@@ -465,10 +465,7 @@ class Dispatch:
             while replies is None:
                 locked = await engine.locks.acquire(plan.locks)
                 try:
-                    if transaction is not None and session.broken:
-                        # A watched key changed while we waited for the locks.
-                        return NIL_ARRAY
-                    replies = await self._run_locked(session, calls, plan)
+                    replies = await self._run_locked(session, calls, plan, transaction is not None)
                 finally:
                     engine.locks.release(locked)
                 # Keys that are read together changed underneath: this time nobody may write them meanwhile.
@@ -483,10 +480,14 @@ class Dispatch:
             if transaction is not None:
                 session.unwatch()
         self.keyspace.make_room()
-        return self._mute(session, replies[0] if transaction is None else replies)
+        if transaction is None:
+            return self._mute(session, replies[0])
+        return self._mute(session, replies or NIL_ARRAY)
 
-    async def _run_locked(self, session: Session, calls: list[Call], plan: Plan) -> list[object] | None:
-        # None: not without locks (see Engine.prepare).
+    async def _run_locked(
+        self, session: Session, calls: list[Call], plan: Plan, is_transaction: bool
+    ) -> list[object] | None:
+        # None: not without locks (see Engine.prepare). Empty: a watched key changed before the handlers could run.
         engine = self.engine
         keyspace = self.keyspace
         for _ in range(_ATTEMPTS):
@@ -494,6 +495,8 @@ class Dispatch:
             view = Overlay(self.managed_db)
             if not await engine.prepare(plan, view):
                 return None
+            if is_transaction and session.broken:
+                return []
             # The time at which the engine looked last, and no later: what was fresh then must not run out in between.
             keyspace.tick(self.managed_db.now_ms)
             view.now_ms = self.managed_db.now_ms
