@@ -467,6 +467,7 @@ def _needing_restart(old: Config, new: Config) -> list[str]:
             "databases",
             "protected_mode",
             "tcp_keepalive_s",
+            "shutdown_timeout_s",
         )
         if getattr(old.server, name) != getattr(new.server, name)
     ]
