@@ -55,7 +55,3 @@ class RowVanished(StoreError):
     def __init__(self, keys: list[tuple[object, ...]]) -> None:
         super().__init__(f"{len(keys)} row(s) vanished")
         self.keys = keys
-
-
-class JournalFailed(StoreError):
-    """The journal cannot be written."""

@@ -438,8 +438,10 @@ class Node:
 
     def _info_commands(self) -> Iterable[tuple[str, object]]:
         for spec in self.dispatch.called():
-            name = spec.name.replace("|", "|")
-            yield f"cmdstat_{name}", f"calls={spec.calls},rejected_calls={spec.rejected},failed_calls={spec.failed}"
+            yield (
+                f"cmdstat_{spec.name}",
+                f"calls={spec.calls},rejected_calls={spec.rejected},failed_calls={spec.failed}",
+            )
 
     def _info_errors(self) -> Iterable[tuple[str, object]]:
         for code, count in sorted(self.dispatch.error_counts.items()):
