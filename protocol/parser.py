@@ -142,6 +142,7 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Append received bytes. Amortized O(len(data)); never parses, never fails; ignored after an error."""
+        self.drained = False
         if self._large is not None:
             room = self._bulk + 2 - len(self._large)
             if room > len(data):

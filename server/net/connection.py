@@ -17,14 +17,17 @@ from protocol.encoder import encode_into
 from protocol.limits import (
     DEFAULT,
     OUTPUT_HARD_NORMAL,
+    OUTPUT_HARD_PUBSUB,
     OUTPUT_HIGH_WATER,
     OUTPUT_SOFT_NORMAL,
+    OUTPUT_SOFT_PUBSUB,
     OUTPUT_SOFT_SECONDS,
     OUTPUT_UNAUTHENTICATED,
     UNAUTHENTICATED,
     Limits,
 )
 from protocol.parser import RequestParser
+from protocol.quick import ALONE, alone
 from protocol.replies import Error
 from server.commands.spec import CommandSpec
 from server.dispatch import Dispatch
@@ -54,6 +57,7 @@ class Peers:
         "draining",
         "keyspace",
         "limits",
+        "now_ms",
         "rejected",
         "stopped",
         "total",
@@ -62,6 +66,8 @@ class Peers:
     def __init__(self, dispatch: Dispatch, keyspace: Keyspace) -> None:
         self.dispatch = dispatch
         self.keyspace = keyspace
+        # The time, as one object for all connections: on the hot road a bound method is not made anew.
+        self.now_ms = dispatch.clock.now_ms
         self.by_id: dict[int, Connection] = {}
         # Limits of authenticated clients (CONFIG SET proto-max-bulk-len).
         self.limits: Limits = DEFAULT
@@ -82,15 +88,23 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_commands",
+        "_dispatch",
         "_eof",
         "_fd",
+        "_held",
+        "_held_bytes",
+        "_idle",
+        "_keyspace",
         "_last",
+        "_now_ms",
         "_paused",
         "_position",
+        "_queued",
         "_soft_since_ms",
         "_task",
         "_transport",
         "_trusted",
+        "_waits",
         "_write_blocked",
         "bytes_in",
         "bytes_out",
@@ -107,12 +121,19 @@ class Connection(asyncio.Protocol):
     def __init__(self, peers: Peers, session: Session, now_ms: int) -> None:
         self.peers = peers
         self.session = session
+        self._dispatch = peers.dispatch
+        self._keyspace = peers.keyspace
+        self._now_ms = peers.now_ms
         # The parser has the limits of an authenticated client.
         self._trusted = session.authenticated
         self.parser = RequestParser(peers.limits if self._trusted else UNAUTHENTICATED)
         self._transport: asyncio.Transport | None = None
         # The socket's descriptor; -1 when there is none to write to.
         self._fd = -1
+        # The transport may hold output that the socket has not taken yet.
+        self._queued = False
+        # Authenticated, and nothing is parsed, buffered, awaited, blocked or closing: a read may take the short road.
+        self._idle = False
         # Parsed commands that had to be left for later, and the position of the next one to run.
         self._commands: list[list[bytes]] = _NOTHING
         self._position = 0
@@ -122,7 +143,11 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._eof = False
         self._write_blocked = False
+        # A command waits for a store, or its replies for the journal; the task that sees to the former is kept alive.
+        self._waits = False
         self._task: asyncio.Task[None] | None = None
+        self._held: list[bytes] = []
+        self._held_bytes = 0
         self._soft_since_ms = 0
         self.closing = False
         self.bytes_in = 0
@@ -147,6 +172,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closing = True
+        self._idle = False
         # The number may belong to another socket from now on.
         self._fd = -1
         if self.peers.by_id.pop(self.session.client_id, None) is not None:
@@ -158,10 +184,35 @@ class Connection(asyncio.Protocol):
         self.session.close()
 
     def data_received(self, data: bytes) -> None:
-        self.bytes_in += len(data)
+        size = len(data)
+        self.bytes_in += size
+        if self._idle and size <= ALONE:
+            # Nothing is left from before, and a short read is nearly always one command.
+            argv = alone(data)
+            if argv is not None:
+                # What `_serve` does, for one command and in one frame: of a short command half the time is calls.
+                now_ms = self._now_ms()
+                if now_ms != self._keyspace.now_ms:
+                    self._keyspace.tick(now_ms)
+                self.last_ms = now_ms
+                session = self.session
+                wire = self._dispatch.run_one(session, argv)
+                if not wire or self._queued or session.hold_seq:
+                    self._serve_one(argv, wire)
+                    return
+                self._last = argv[0]
+                try:
+                    sent = os.write(self._fd, wire)
+                except OSError:
+                    # Full, or gone: the transport waits, or finds out.
+                    sent = 0
+                self.bytes_out += sent
+                if sent != len(wire):
+                    self._send(wire[sent:])
+                return
         if self.closing:
             return
-        if self._task is None and not self._write_blocked and self._position >= len(self._commands):
+        if not self._waits and not self._write_blocked and self._position >= len(self._commands):
             self._serve(self.parser.receive(data, 0 if self._trusted else _ONE_BY_ONE), 0)
             return
         self.parser.feed(data)
@@ -171,30 +222,91 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         # What was sent before the end is still answered: the transport stays open until that is done.
         self._eof = True
-        return not self.closing and (self._task is not None or self._write_blocked)
+        self._idle = False
+        return not self.closing and (self._waits or self._write_blocked)
 
     def pause_writing(self) -> None:
         self._write_blocked = True
+        self._idle = False
 
     def resume_writing(self) -> None:
         self._write_blocked = False
         self._soft_since_ms = 0
-        if self._task is None and not self.closing:
+        if not self._waits and not self.closing:
             self._serve(self._commands, self._position)
 
     # -- serving ------------------------------------------------------------------------------------------------------
 
+    def _serve_one(self, argv: list[bytes], wire: bytes | None) -> None:
+        # What becomes of a read that was one command, when it is not simply answered.
+        session = self.session
+        if session.hold_seq:
+            self._last = argv[0]
+            self._hold([wire] if wire else self._dispatch.long_reply, 0)
+        elif wire is None:
+            self._serve([argv], 0)
+        elif session.waiting is not None:
+            self._wait(argv)
+        elif wire:
+            self._last = argv[0]
+            self._send(wire)
+        else:
+            self._last = argv[0]
+            self._write(self._dispatch.long_reply, self._dispatch.long_bytes)
+
+    def _wait(self, argv: list[bytes]) -> None:
+        # The command waits for a store; the connection stays as it is until then.
+        self._last = argv[0]
+        waiting, self.session.waiting = self.session.waiting, None
+        self._idle = False
+        self._waits = True
+        self._task = asyncio.get_running_loop().create_task(self._finish(waiting))
+
+    def _hold(self, out: list[bytes], long_bytes: int) -> None:
+        # These replies tell of changes that the journal has not made durable yet. Until it has, the connection waits as
+        # if for a store.
+        self._idle = False
+        self._waits = True
+        self._held = out
+        self._held_bytes = long_bytes
+        seq, self.session.hold_seq = self.session.hold_seq, 0
+        self._dispatch.when_durable(seq, self._release)
+
+    def _release(self, error: Exception | None) -> None:
+        # What is held may leave, or never will: then the client must not take silence, or an error, for an outcome.
+        out, self._held = self._held, []
+        self._waits = False
+        session = self.session
+        if self.closing:
+            if session.waiting is not None:
+                session.waiting.close()
+                session.waiting = None
+            return
+        if error is not None:
+            self.abort(str(error))
+            return
+        if out:
+            self._write(out, self._held_bytes)
+        if session.waiting is not None:
+            # A command behind those that are answered now waits for a store.
+            self._wait([self._last])
+        elif session.close_after_reply:
+            self.close_when_written()
+        elif not self._write_blocked:
+            self._weigh_trust()
+            self._serve(self._commands, self._position)
+
     def _serve(self, commands: list[list[bytes]], position: int) -> None:
         # Run what is parsed, parse what is buffered, until something has to be waited for.
         peers = self.peers
-        keyspace = peers.keyspace
-        dispatch = peers.dispatch
+        dispatch = self._dispatch
         session = self.session
         parser = self.parser
         now_ms = dispatch.clock.now_ms()
-        if now_ms != keyspace.now_ms:
-            keyspace.tick(now_ms)
+        if now_ms != dispatch.keyspace.now_ms:
+            dispatch.keyspace.tick(now_ms)
         self.last_ms = now_ms
+        self._idle = False
         while not self.closing and not peers.stopped:
             if position >= len(commands):
                 commands = parser.take(0 if self._trusted else _ONE_BY_ONE)
@@ -205,16 +317,20 @@ class Connection(asyncio.Protocol):
             out: list[bytes] = []
             position = dispatch.run_batch(session, commands, position, out)
             self._last = commands[position - 1][0]
+            if session.hold_seq:
+                self._commands = commands
+                self._position = position
+                self._hold(out, dispatch.long_bytes)
+                return
             if out:
                 self._write(out, dispatch.long_bytes)
             if session.close_after_reply:
                 self.close_when_written()
                 return
             if session.waiting is not None:
-                waiting, session.waiting = session.waiting, None
                 self._commands = commands
                 self._position = position
-                self._task = asyncio.get_running_loop().create_task(self._finish(waiting))
+                self._wait(commands[position - 1])
                 return
             if not (self._trusted and session.authenticated):
                 self._weigh_trust()
@@ -230,7 +346,9 @@ class Connection(asyncio.Protocol):
             return
         if self._eof:
             self.close_when_written()
-        elif self._paused and not peers.draining:
+            return
+        self._idle = parser.drained and self._trusted and not peers.draining
+        if self._paused and not peers.draining:
             self._paused = False
             assert self._transport is not None
             self._transport.resume_reading()
@@ -258,12 +376,16 @@ class Connection(asyncio.Protocol):
         # The command that waited; then whatever came behind it.
         reply = await waiting
         self._task = None
+        self._waits = False
         if self.closing:
             return
         out: list[bytes] = []
         if isinstance(reply, Error):
             self.peers.dispatch.count_error(reply)
         size = encode_into(out, reply, self.session.protocol)
+        if self.session.hold_seq:
+            self._hold(out, size)
+            return
         if out:
             self._write(out, size)
         if self.session.close_after_reply:
@@ -276,14 +398,21 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         if long_bytes > _COPIED:
             self.bytes_out += sum(map(len, out))
+            self._queued = True
             self._transport.writelines(out)
             return
-        data = b"".join(out)
-        size = len(data)
-        self.bytes_out += size
+        self._send(b"".join(out))
+
+    def _send(self, data: bytes) -> None:
         # Straight to the socket when nothing is queued before it: the event loop would send only after it has served
         # everybody who is ready, and fifty clients and the server would take turns instead of working side by side.
-        if self._fd >= 0 and not self._transport.get_write_buffer_size():
+        size = len(data)
+        self.bytes_out += size
+        transport = self._transport
+        if self._queued:
+            assert transport is not None
+            self._queued = transport.get_write_buffer_size() > 0
+        if self._fd >= 0 and not self._queued:
             try:
                 sent = os.write(self._fd, data)
             except OSError:
@@ -292,9 +421,31 @@ class Connection(asyncio.Protocol):
             if sent == size:
                 return
             data = data[sent:]
-        self._transport.write(data)
+        assert transport is not None
+        self._queued = True
+        transport.write(data)
+
+    def push(self, wire: bytes) -> None:
+        """Send what is no reply (a message, an invalidation), between two replies. Never called within a batch.
+
+        It goes through the transport, which gathers what is written until the loop has served everybody who is ready.
+        """
+        if self.closing:
+            return
+        if self._held:
+            # Not before what the client was told first.
+            self._held.append(wire)
+            return
+        assert self._transport is not None
+        self.bytes_out += len(wire)
+        self._queued = True
+        self._transport.write(wire)
+        if self._transport.get_write_buffer_size() > OUTPUT_HARD_PUBSUB and self._output_size() > self._hard_limit():
+            # Now, and not when it is looked at next: one batch of a fast publisher can queue gigabytes.
+            self.abort("output buffer over the hard limit")
 
     def _pause(self) -> None:
+        self._idle = False
         if not self._paused:
             self._paused = True
             assert self._transport is not None
@@ -310,13 +461,14 @@ class Connection(asyncio.Protocol):
     def close_when_written(self) -> None:
         """Close the connection after what is written has left."""
         self.closing = True
+        self._idle = False
         self._fd = -1
         if self._transport is not None:
             self._transport.close()
 
     def close_soon(self) -> None:
         """Close after the command that waits now, or at once when none does; a peer that does not read is cut."""
-        if self._task is None:
+        if not self._waits:
             asyncio.get_running_loop().call_soon(self._kill)
 
     def _kill(self) -> None:
@@ -330,6 +482,7 @@ class Connection(asyncio.Protocol):
         """Cut the connection now; what was not sent is lost."""
         log.info("client %d at %s cut: %s", self.session.client_id, self.peer, reason)
         self.closing = True
+        self._idle = False
         self._fd = -1
         if self._transport is not None:
             self._transport.abort()
@@ -340,24 +493,27 @@ class Connection(asyncio.Protocol):
     def check_output(self, now_ms: int) -> None:
         """Called once a second: a peer that does not read is cut at the hard limit, or after too long at the soft."""
         size = self._output_size()
-        if size > OUTPUT_HARD_NORMAL:
+        if size > self._hard_limit():
             self.abort("output buffer over the hard limit")
-        elif size > OUTPUT_SOFT_NORMAL:
+        elif size > (OUTPUT_SOFT_PUBSUB if self.session.is_subscribed() else OUTPUT_SOFT_NORMAL):
             self._soft_since_ms = self._soft_since_ms or now_ms
             if now_ms - self._soft_since_ms > OUTPUT_SOFT_SECONDS * 1000:
                 self.abort("output buffer over the soft limit for too long")
         else:
             self._soft_since_ms = 0
 
+    def _hard_limit(self) -> int:
+        return OUTPUT_HARD_PUBSUB if self.session.is_subscribed() else OUTPUT_HARD_NORMAL
+
     @property
     def waits(self) -> bool:
-        """Does a command of this client wait for a store?"""
-        return self._task is not None
+        """Does a command of this client wait for a store or the journal?"""
+        return self._waits
 
     @property
     def busy(self) -> bool:
-        """Does a command of this client wait for a store, or output for its reader?"""
-        return self._task is not None or self._output_size() > 0
+        """Does a command of this client wait for a store or the journal, or output for its reader?"""
+        return self._waits or self._output_size() > 0
 
     def describe(self, now_ms: int) -> dict[str, str]:
         """The fields of a CLIENT LIST line, in Redis's order."""

@@ -122,7 +122,9 @@ class Listener:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
         self._next_id += 1
         session = Session(self.server, self._next_id, self.server.keyspace.database(0))
-        return Connection(self.peers, session, self._now_ms())
+        connection = Connection(self.peers, session, self._now_ms())
+        session.outlet = connection
+        return connection
 
 
 def _is_foreign(peer: object) -> bool:

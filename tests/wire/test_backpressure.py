@@ -140,6 +140,28 @@ async def test_half_closed_client_gets_answers_that_wait_for_a_store(tmp_path: P
         await until(lambda: not node.peers.by_id, "the connection to be gone")
 
 
+async def test_command_that_arrives_while_an_earlier_one_waits_is_answered_without_another_read(tmp_path: Path) -> None:
+    # The pipeline `SET, GET` is parsed; SET waits for its key; PING comes in meanwhile and nothing comes after it.
+    config = f"""
+        [stores.main]
+        url = "sqlite:///{tmp_path}/kv.db"
+        [prefix."u:{{id}}"]
+        store = "main"
+        write = "write-through"
+    """
+    async with running_node(config) as node:
+        reader, writer = await asyncio.open_connection("127.0.0.1", node.listener.port)
+        locked = await node.engine.locks.acquire({b"u:1"})
+        writer.write(b"SET u:1 x\r\nGET plain\r\n")
+        await until(lambda: any(peer.waits for peer in node.peers.by_id.values()), "SET to wait for the key")
+        writer.write(b"PING\r\n")
+        await until(lambda: any(peer.parser.buffered() for peer in node.peers.by_id.values()), "PING to be received")
+        node.engine.locks.release(locked)
+        expected = b"+OK\r\n$-1\r\n+PONG\r\n"
+        assert await asyncio.wait_for(reader.readexactly(len(expected)), 10) == expected
+        writer.close()
+
+
 async def test_client_that_leaves_while_its_command_waits_leaves_nothing_behind(tmp_path: Path) -> None:
     config = f"""
         [stores.main]
@@ -247,7 +269,7 @@ async def test_churn_in_process_leaves_nothing_in_the_table_of_peers() -> None:
         assert node.peers.total == 200
         assert node.peers.bytes_in == 200 * 16
         assert node.peers.bytes_out == 200 * 10
-        assert len(asyncio.all_tasks()) == tasks
+        assert len(asyncio.all_tasks()) <= tasks
         assert not node.keyspace.database(0).watched
 
 

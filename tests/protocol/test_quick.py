@@ -1,0 +1,55 @@
+"""The quick road for a read that is one command reads what the careful road reads, whatever shapes it has learnt."""
+
+from __future__ import annotations
+
+import random
+
+from protocol.parser import RequestParser
+from protocol.quick import alone
+
+ALPHABET = b"ab\r\n$*3"
+
+
+def packed(arguments: list[bytes]) -> bytes:
+    return b"*%d\r\n" % len(arguments) + b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in arguments])
+
+
+def careful(data: bytes) -> list[list[bytes]]:
+    """Byte by byte, which no quick road takes."""
+    parser = RequestParser()
+    commands: list[list[bytes]] = []
+    for place in range(len(data)):
+        parser.feed(data[place : place + 1])
+        commands += parser.take()
+    return commands if parser.error is None and not parser.buffered() else []
+
+
+def damaged(data: bytes, draw: random.Random) -> bytes:
+    place = draw.randrange(len(data))
+    kind = draw.random()
+    if kind < 0.3:
+        return data[:place] + bytes([draw.choice(b"\r\n$*0123a")]) + data[place + 1 :]
+    return data[:place] if kind < 0.4 else data
+
+
+def test_read_of_a_learnt_shape_is_what_the_careful_road_reads() -> None:
+    draw = random.Random(7)
+    taken = 0
+    for _ in range(20_000):
+        arguments = [bytes(draw.choices(ALPHABET, k=draw.randrange(9))) for _ in range(draw.choice((1, 2, 2, 3, 3, 4)))]
+        data = damaged(packed(arguments), draw)
+        argv = alone(data) if data else None
+        if argv is not None:
+            taken += 1
+            assert careful(data) == [argv], data
+    assert taken > 5_000
+
+
+def test_line_ends_within_arguments_are_no_obstacle_once_the_shape_is_known() -> None:
+    for _ in range(200):
+        alone(packed([b"GET", b"sixteen bytes ok"]))
+    assert alone(packed([b"GET", b"sixteen\r\nytes ok"])) == [b"GET", b"sixteen\r\nytes ok"]
+    assert alone(packed([b"SET", b"sixteen bytes"])) == [b"SET", b"sixteen bytes"]
+    # As long as the known one, with another header.
+    assert alone(b"*2\r\n$3\r\nGET\r\n$17\r\nsixteen bytes ok\r\n") is None
+    assert alone(b"*2\r\n$3\r\nGET\r\n$16\r\nsixteen bytes ok\n\n") is None
