@@ -16,19 +16,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from itertools import islice
+from itertools import count, islice
 from typing import Final
 
+from persistence.backlog import weight_of
 from persistence.breaker import Breaker
 from persistence.change import DELETE, EXPIRY, NEVER, WRITE, Change
 from persistence.errors import (
+    JournalError,
     LoadTimeout,
     RowVanished,
+    StoreDown,
     StoreError,
     StoreRejected,
     StoreTimeout,
 )
 from persistence.group_commit import GroupCommit
+from persistence.journal import Journal
 from persistence.lease import Lease
 from persistence.lifetimes import Lifetimes
 from persistence.loader import Flight, Loader
@@ -37,6 +41,7 @@ from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import DELETE as ROW_DELETE
 from persistence.mapping import UPDATE as ROW_UPDATE
 from persistence.mapping import Loaded
+from persistence.pending import Pending, Saved
 from persistence.plan import Busy, Commit, CrossStore, Plan, Unmapped
 from persistence.prefixes import (
     WRITE_AROUND,
@@ -46,9 +51,11 @@ from persistence.prefixes import (
     PrefixRule,
     RuleTable,
 )
+from persistence.queue_log import QueueLog
 from persistence.seams import Clock, Held, Memory, Random, View
 from persistence.stores.base import Applied, Store
-from persistence.write_behind import Pending, Saved, WriteBehind, straggling_ms
+from persistence.undurable import Undurable
+from persistence.write_behind import WriteBehind, straggling_ms
 
 log = logging.getLogger("forebay.engine")
 
@@ -64,24 +71,34 @@ class Engine:
     """The strategies over one database of the keyspace."""
 
     def __init__(
-        self, rules: RuleTable, stores: dict[str, Store], memory: Memory, clock: Clock, random: Random
+        self,
+        rules: RuleTable,
+        stores: dict[str, Store],
+        memory: Memory,
+        clock: Clock,
+        random: Random,
     ) -> None:
         self.rules = rules
         self.stores = stores
         self.memory = memory
         self.clock = clock
         self.random = random
-        self.breakers = {name: Breaker(clock, random) for name in ("", *stores)}
+        # What write-behind acknowledges survives a crash; None: it does not (`use_journal`).
+        self.journal: Journal | None = None
+        self.undurable: Undurable | None = None
+        # Ids of dead letters, where no journal gives them.
+        self._letter_ids = count(1)
+        self.breakers = {name: Breaker(name, clock, random) for name in ("", *stores)}
         # By the rule's name, the template's text.
         self.prefixes: dict[str, ManagedPrefix] = {}
         for rule in rules.rules:
-            self.prefixes[rule.name] = self._managed(rule)
+            self.prefixes[rule.name] = self.managed(rule)
         # False: no rules at all, dispatch never asks.
         self.active = bool(self.prefixes)
         self.locks = KeyLocks()
         self.lifetimes = Lifetimes(memory, clock, random)
         self.loader = Loader(clock, self)
-        self.groups = {name: GroupCommit(store) for name, store in stores.items()}
+        self.groups = {name: GroupCommit(store, self.breakers[name]) for name, store in stores.items()}
         self.queues: dict[str, WriteBehind] = {}
         self._open_queues()
         # The last look at memory changed it (a stale copy dropped, a copy given new life): a reply computed before that
@@ -90,14 +107,26 @@ class Engine:
         # Key → server milliseconds until which a write of unknown outcome may still land.
         self._quarantine: dict[bytes, int] = {}
 
-    def _managed(self, rule: PrefixRule) -> ManagedPrefix:
+    def managed(self, rule: PrefixRule) -> ManagedPrefix:
+        """A prefix for a rule, with its store."""
         return ManagedPrefix(rule, self.stores[rule.store] if rule.store else None, self.breakers[rule.store])
 
     def _open_queues(self) -> None:
         for prefix in self.prefixes.values():
             name = prefix.rule.store
             if prefix.rule.write == WRITE_BEHIND and name not in self.queues:
-                self.queues[name] = WriteBehind(self.stores[name], self.clock, self.random, self._saved, self._died)
+                store = self.stores[name]
+                log = QueueLog(self.journal, store, self._letter_ids)
+                self.queues[name] = WriteBehind(
+                    store, log, self.breakers[name], self.clock, self.random, self._saved, self._died
+                )
+
+    def use_journal(self, journal: Journal) -> None:
+        """Record what write-behind acknowledges; before the first command."""
+        self.journal = journal
+        self.undurable = Undurable(journal, self.memory, self.unsaved_seq)
+        for queue in self.queues.values():
+            queue.log.attach(journal)
 
     # -- which rule ---------------------------------------------------------------------------------------------------
 
@@ -124,27 +153,24 @@ class Engine:
     async def _resolve(self, target: Target) -> bool:
         # A target made before its mapping was known. False: the key turns out to be unmapped.
         if target.row_key == () and target.prefix.store is not None:
-            mapping = await target.prefix.prepare()
-            captures = target.prefix.rule.template.captures(target.key)
-            row_key = mapping.row_key_of(target.key, captures) if captures is not None else None
-            if row_key is None:
+            await target.prefix.prepare()
+            if not target.prefix.resolve(target):
                 if target.prefix.rule.unmapped == "reject":
                     raise Unmapped(f"key does not fit the template {target.prefix.rule.name!r}")
                 return False
-            target.row_key = row_key
         return True
 
     # -- plan ---------------------------------------------------------------------------------------------------------
 
-    def plan_read(self, keys: Iterable[bytes]) -> Plan | None:
+    def plan_read(self, keys: Iterable[bytes], may_be_stale: bool = True) -> Plan | None:
         """For a read that met a missing or ageing key: None when memory is right as it is."""
         keys = list(keys)
         plan = Plan()
-        self._plan_misses(plan, keys)
+        self._plan_misses(plan, keys, may_be_stale)
         if plan.ready and not plan.stale:
             return None
         plan.keys.update(keys)
-        self._plan_held(plan, keys)
+        self._plan_held(plan, keys, may_be_stale)
         return plan
 
     def plan_write(self, plan: Plan, keys: Iterable[bytes], blind: bool) -> None:
@@ -167,13 +193,13 @@ class Engine:
                 if self._missing(target):
                     plan.ready = False
 
-    def plan_reads_of(self, plan: Plan, keys: Iterable[bytes]) -> None:
+    def plan_reads_of(self, plan: Plan, keys: Iterable[bytes], may_be_stale: bool = True) -> None:
         """Add a read command to a plan (a transaction)."""
         keys = list(keys)
-        self._plan_misses(plan, keys)
-        self._plan_held(plan, keys)
+        self._plan_misses(plan, keys, may_be_stale)
+        self._plan_held(plan, keys, may_be_stale)
 
-    def _plan_held(self, plan: Plan, keys: Iterable[bytes]) -> None:
+    def _plan_held(self, plan: Plan, keys: Iterable[bytes], may_be_stale: bool) -> None:
         # What memory holds now may be gone when the rest is loaded.
         for key in keys:
             if key in plan.must_load or key in plan.stale:
@@ -181,28 +207,28 @@ class Engine:
             target = self.target(key)
             if target is not None and target.prefix.rule.loads:
                 plan.must_load[key] = target
-                if key not in plan.store_writes:
+                if may_be_stale and key not in plan.store_writes:
                     plan.last_resort.add(key)
 
-    def _plan_misses(self, plan: Plan, keys: Iterable[bytes]) -> None:
+    def _plan_misses(self, plan: Plan, keys: Iterable[bytes], may_be_stale: bool) -> None:
         for key in keys:
-            target = self._needs_load(key)
+            entry = self.memory.held(key)
+            target = self._needs_load(key, entry)
             if target is None or key in plan.must_load or key in plan.stale:
                 continue
-            stale = self._stale_copy(target)
+            stale = self._stale_copy(target, entry) if may_be_stale and entry is not None else None
             if stale is not None:
                 plan.stale[key] = stale
                 continue
-            if key not in plan.store_writes:
+            if may_be_stale and key not in plan.store_writes:
                 plan.last_resort.add(key)
             plan.must_load[key] = target
             plan.ready = False
 
-    def _stale_copy(self, target: Target) -> tuple[int, object] | None:
+    def _stale_copy(self, target: Target, entry: Held) -> tuple[int, object] | None:
         # The old value, if it may be served without waiting; its renewal is started.
-        entry = self.memory.held(target.key)
-        lease = entry.lease if entry is not None else None
-        if entry is None or lease is None or lease.is_void():
+        lease = entry.lease
+        if lease is None or lease.is_void():
             return None
         if self.lifetimes.is_revalidating(lease):
             if self.memory.now_ms >= lease.retry_ms and not lease.refreshing:
@@ -223,9 +249,8 @@ class Engine:
             plan.ready = False
         return bool(plan.targets) or bool(plan.stale) or not plan.ready
 
-    def _needs_load(self, key: bytes) -> Target | None:
+    def _needs_load(self, key: bytes, entry: Held | None) -> Target | None:
         # Look at the entry first; the rule only when the entry cannot answer.
-        entry = self.memory.held(key)
         now = self.memory.now_ms
         if entry is not None and entry.deadline_ms > now:
             lease = entry.lease
@@ -240,13 +265,16 @@ class Engine:
         target = self.target(key)
         if target is None or not target.prefix.rule.loads:
             return None
-        return target if self._missing(target) else None
+        return target if self._lacks(target, entry) else None
 
     def _missing(self, target: Target) -> bool:
         # Must the store be asked before anything can be said of this key? Unsaved changes → memory → negative → load.
+        return self._lacks(target, self.memory.held(target.key))
+
+    def _lacks(self, target: Target, entry: Held | None) -> bool:
+        # `_missing` for whoever has looked at memory already.
         key = target.key
         prefix = target.prefix
-        entry = self.memory.held(key)
         now = self.memory.now_ms
         if entry is not None:
             lease = entry.lease
@@ -254,6 +282,8 @@ class Engine:
                 if entry.deadline_ms <= now and not prefix.rule.generic:
                     # The copy's time ran out, but the copy is the only place that has the value: it lives on.
                     self.lifetimes.extend(entry, lease, now)
+                    if self.undurable is not None:
+                        self.undurable.add(entry, lease.dirty_seq)
                     self.moved = True
                 return False
             if entry.deadline_ms > now and (lease is None or (lease.until_ms > now and not lease.is_void())):
@@ -262,9 +292,12 @@ class Engine:
                 # Too old to be served: nobody may see it, whatever the load brings.
                 self.memory.drop(key)
                 self.moved = True
-        if prefix.rule.write == WRITE_BEHIND and self.queue_of(prefix).unsaved(target) is not None:
-            # A tombstone, or a generic value whose own time has run out: absent, whatever the store still holds.
-            return False
+        if prefix.rule.write == WRITE_BEHIND:
+            change = self.queue_of(prefix).unsaved(target)
+            if change is not None:
+                # A tombstone, or a generic value whose own time has run out: absent, whatever the store still holds.
+                # Anything else is known to the queue alone, and perhaps in part: it has to be saved before it is read.
+                return change.verb != DELETE and (change.deadline_ms > now or not prefix.rule.generic)
         if prefix.is_negative(key, now):
             prefix.counters.negative_hits += 1
             return False
@@ -283,10 +316,10 @@ class Engine:
         """Start loading keys that later commands of a pipeline will need; they find the flight or the entry."""
         for key in keys:
             try:
-                target = self._needs_load(key)
+                target = self._needs_load(key, self.memory.held(key))
             except Unmapped:
                 continue
-            if target is not None and target.row_key != () and not self._is_quarantined(key):
+            if target is not None and target.row_key != () and not self._is_uncertain(target):
                 self.loader.request(target, ahead=True)
 
     async def wait_for_room(self, plan: Plan) -> None:
@@ -326,10 +359,11 @@ class Engine:
         """
         watch = self.loader.watch(plan.keys) if len(plan.keys) > 1 and not plan.locks else None
         try:
-            uncertain = [key for key in plan.must_load if self._is_quarantined(key)]
-            if len(uncertain) > 1:
-                # One transaction may still commit them all between two of our statements.
-                await self._sit_out_quarantine(uncertain)
+            if self._quarantine:
+                uncertain = [key for key in plan.must_load if self._is_quarantined(key)]
+                if len(uncertain) > 1:
+                    # One transaction may still commit them all between two of our statements.
+                    await self._sit_out_quarantine(uncertain)
             loaded = await self._load_missing(plan)
         finally:
             if watch is not None:
@@ -349,7 +383,7 @@ class Engine:
         # What the store has of the keys that memory cannot answer for. The last thing it does is to look at memory, at
         # the time that memory's clock shows then: what has run out while others were loaded is missing, too.
         loaded: dict[bytes, Loaded | None] = {}
-        for target in {**plan.must_load, **plan.targets}.values():
+        for target in [each for each in (*plan.must_load.values(), *plan.targets.values()) if each.row_key == ()]:
             if not await self._resolve(target):
                 for keys in (plan.targets, plan.must_load, plan.store_writes):
                     keys.pop(target.key, None)
@@ -358,20 +392,24 @@ class Engine:
         while True:
             self.memory.now_ms = self.clock.now_ms()
             missing = [target for key, target in plan.must_load.items() if key not in loaded and self._missing(target)]
-            asked = [*missing, *[plan.must_load[key] for key in loaded]]
-            if asked and await self.loader.wait_written(
-                [target.key for target in asked], max(target.prefix.rule.load_timeout_s for target in asked)
-            ):
-                continue
+            if self.loader.joint:
+                asked = [*missing, *[plan.must_load[key] for key in loaded]]
+                if asked and await self.loader.wait_written(
+                    [target.key for target in asked], max(target.prefix.rule.load_timeout_s for target in asked)
+                ):
+                    continue
             if not missing:
                 return loaded
+            if await self._wait_until_saved(missing):
+                continue
             flights = [(target, self._request(target)) for target in missing]
             for target, flight in flights:
-                fallback = self.lifetimes.last_resort(target.key) if target.key in plan.last_resort else None
                 timeout_s = target.prefix.rule.load_timeout_s
                 soft_s = target.prefix.rule.load_soft_timeout_s
+                if soft_s and target.key in plan.last_resort and self.lifetimes.last_resort(target.key) is not None:
+                    timeout_s = min(soft_s, timeout_s)
                 try:
-                    result = await flight.wait(min(soft_s, timeout_s) if fallback and soft_s else timeout_s)
+                    result = await flight.wait(timeout_s)
                 except StoreError as error:
                     if isinstance(error, LoadTimeout) and not flight.done:
                         target.prefix.counters.load_timeouts += 1
@@ -388,6 +426,40 @@ class Engine:
                     del plan.must_load[target.key]
                     continue
                 loaded[target.key] = result
+
+    async def _wait_until_saved(self, missing: list[Target]) -> bool:
+        # A change that memory does not hold (after a restart, or of a dead letter that is tried again) may be a part of
+        # the row's value: the row is read when it has it. False: there is no such change among them.
+        waited = False
+        for target in missing:
+            if target.prefix.rule.write != WRITE_BEHIND:
+                continue
+            queue = self.queue_of(target.prefix)
+            if queue.unsaved(target) is None:
+                continue
+            waited = True
+            queue.hurry()
+            saved = await queue.wait_until(
+                lambda t=target, q=queue: q.unsaved(t) is None,  # type: ignore[misc]
+                target.prefix.rule.load_timeout_s,
+            )
+            if not saved:
+                raise StoreDown(f"the newest change of this key is not saved yet: {queue.last_error}")
+        return waited
+
+    def _is_uncertain(self, target: Target) -> bool:
+        # May the row be about to change, or does it lack a change of ours?
+        if self._is_quarantined(target.key):
+            return True
+        prefix = target.prefix
+        return prefix.rule.write == WRITE_BEHIND and self.queue_of(prefix).unsaved(target) is not None
+
+    def unsaved_seq(self, key: bytes) -> int:
+        """The sequence of the newest unsaved change of a key; 0 when there is none."""
+        target = self.target(key)
+        if target is None or target.prefix.rule.write != WRITE_BEHIND:
+            return 0
+        return self.queue_of(target.prefix).unsaved_seq(target)
 
     def _request(self, target: Target) -> Flight:
         if self._is_quarantined(target.key):
@@ -452,14 +524,21 @@ class Engine:
                 continue
             mapping = target.prefix.mapping
             assert mapping is not None
-            op, canonical = mapping.accept(target.row_key, change, offset_ms)
-            commit.canonical[key] = canonical
             stores.add(target.prefix.rule.store)
-            if op is not None and target.prefix.rule.write != WRITE_BEHIND:
+            if target.prefix.rule.write == WRITE_BEHIND:
+                # (What is written is worked out when it is sent: by then there may be more.)
+                commit.canonical[key] = mapping.canonical(target.row_key, change, offset_ms)
+                continue
+            op, commit.canonical[key] = mapping.accept(target.row_key, change, offset_ms)
+            if op is not None:
                 op.must_exist = op.verb == ROW_UPDATE
                 commit.ops.append(op)
                 commit.sync_targets.append(target)
                 commit.store = target.prefix.store
+        if self.journal is not None and any(
+            plan.store_writes[key].prefix.rule.write == WRITE_BEHIND for key in view.changes if key in plan.store_writes
+        ):
+            self.journal.check()
         if len(stores) > 1:
             raise CrossStore("the keys belong to different stores: " + ", ".join(sorted(stores)))
         return commit
@@ -500,9 +579,25 @@ class Engine:
             if target.row_key in gone:
                 self.loader.fence(target.key)
                 self.memory.drop(target.key)
+                self.memory.touch_watchers(target.key)
 
     def publish(self, plan: Plan, view: View, commit: Commit) -> None:
-        """Show the changes: everything at once, nothing in between."""
+        """Show the changes: everything at once, nothing in between.
+
+        StoreTimeout: the journal has failed while the store was written, so that what was to be saved later cannot be.
+        """
+        try:
+            self._publish_all(plan, view, commit)
+        except JournalError as error:
+            for target in commit.sync_targets:
+                self.loader.fence(target.key)
+                self.memory.drop(target.key)
+                self.memory.touch_watchers(target.key)
+            if commit.ops:
+                raise StoreTimeout(str(error)) from error
+            raise
+
+    def _publish_all(self, plan: Plan, view: View, commit: Commit) -> None:
         for key, change in view.changes.items():
             target = plan.targets.get(key)
             if target is None:
@@ -513,7 +608,11 @@ class Engine:
             target.prefix.forget_absent(key)
             target.prefix.counters.writes += 1
             if rule.write == WRITE_BEHIND:
-                self._publish(target, change, commit.canonical[key], self._queue(target, change, commit.canonical[key]))
+                # (What the store has of this transaction cannot be taken back: room was looked for before.)
+                seq = self._queue(target, change, commit.canonical[key], bool(commit.ops))
+                if seq:
+                    commit.queued[rule.store] = seq
+                self._publish(target, change, commit.canonical[key], seq)
             elif rule.write == WRITE_AROUND:
                 self.memory.drop(key)
                 self.memory.touch_watchers(key)
@@ -522,14 +621,15 @@ class Engine:
                 if change.verb == DELETE and rule.write == WRITE_THROUGH:
                     target.prefix.remember_absent(key, self.memory.now_ms)
 
-    def _queue(self, target: Target, change: Change, canonical: object) -> int:
+    def _queue(self, target: Target, change: Change, canonical: object, at_any_rate: bool) -> int:
         # EXPIRY of a mapped row concerns the cached copy alone.
         if change.verb == EXPIRY and not target.prefix.rule.generic:
             return 0
         queued = Change(
             change.key, change.verb, change.kind, canonical, change.members, change.deadline_ms, change.existed
         )
-        return self.queue_of(target.prefix).add(target, queued, _weight(canonical))
+        by_member = target.prefix.rule.has_children
+        return self.queue_of(target.prefix).add(target, queued, weight_of(queued, by_member), at_any_rate)
 
     def _publish(self, target: Target, change: Change, value: object, seq: int) -> None:
         memory = self.memory
@@ -538,7 +638,7 @@ class Engine:
         old = memory.held(key)
         old_lease = old.lease if old is not None else None
         if change.verb == DELETE:
-            if not memory.remove(key):
+            if not memory.remove(key, b""):
                 memory.drop(key)
             return
         now = memory.now_ms
@@ -555,13 +655,15 @@ class Engine:
                 deadline_ms = until_ms
             else:
                 until_ms = deadline_ms
-        entry = memory.put(key, change.kind, value, deadline_ms, b"set")
+        entry = memory.put(key, change.kind, value, deadline_ms, b"")
         cost_ms = old_lease.cost_ms if old_lease is not None else 0.0
         lease = Lease(prefix, now, cost_ms, ttl_ms, until_ms)
         lease.dirty_seq = seq or (old_lease.dirty_seq if old_lease is not None else 0)
         if prefix.rule.tags and prefix.mapping is not None:
             lease.tags = prefix.mapping.tags_of(target.row_key, value)
         self.lifetimes.attach(entry, lease, now)
+        if lease.dirty_seq and self.undurable is not None:
+            self.undurable.add(entry, lease.dirty_seq)
 
     def after_plain_write(self, plan: Plan) -> None:
         """A command wrote keys whose rule keeps writes in memory: they get the default lifetime, loads are fenced."""
@@ -578,6 +680,7 @@ class Engine:
             ttl_ms = self.lifetimes.ttl_ms(prefix.rule)
             if entry.deadline_ms == NEVER and ttl_ms:
                 entry.deadline_ms = now + ttl_ms
+                self.memory.refile(key)
             self.lifetimes.attach(entry, Lease(prefix, now, 0.0, ttl_ms, entry.deadline_ms), now)
 
     def _distrust(self, target: Target) -> None:
@@ -605,6 +708,18 @@ class Engine:
         del self._quarantine[key]
         return False
 
+    def holds(self, target: Target) -> bool:
+        """Can memory answer for this key without asking the store?"""
+        entry = self.memory.held(target.key)
+        if entry is not None and _is_current(entry, self.memory.now_ms):
+            return True
+        prefix = target.prefix
+        return prefix.rule.write == WRITE_BEHIND and self.queue_of(prefix).unsaved(target) is not None
+
+    def is_uncertain(self, key: bytes) -> bool:
+        """Is the key locked, being written, or quarantined, so that its row may be about to change?"""
+        return key in self.locks.held or self.loader.is_writing(key) or self._is_quarantined(key)
+
     async def _sit_out_quarantine(self, keys: Iterable[bytes]) -> None:
         if not self._quarantine:
             return
@@ -628,7 +743,7 @@ class Engine:
         entry = memory.held(key)
         if entry is not None and entry.lease is not None and entry.lease.dirty_seq:
             return
-        if self._is_quarantined(key):
+        if self._is_uncertain(target):
             return
         result = flight.result
         if flight.refresh:
@@ -685,19 +800,25 @@ class Engine:
         target = pending.target
         entry = self.memory.held(target.key)
         if entry is None:
+            # What is being loaded may be older.
+            self.loader.fence(target.key)
             if pending.change.verb == DELETE:
                 target.prefix.remember_absent(target.key, self.clock.now_ms())
             return
         lease = entry.lease
-        if lease is None or lease.dirty_seq != pending.seq:
+        if lease is None or not 0 < lease.dirty_seq <= pending.seq:
             return
         lease.dirty_seq = 0
+        if saved.unseen:
+            self.memory.drop(target.key)
+            return
         row = saved.applied.row
         if row is not None and target.prefix.mapping is not None:
             seen = target.prefix.mapping.value_of(target.row_key, row)
             if seen is not None and seen.value != entry.value:
                 # The database made something else of it (a default, a trigger, rounding): that is the value now.
-                fresh = self.memory.put(target.key, seen.kind, seen.value, entry.deadline_ms, b"set")
+                fresh = self.memory.put(target.key, seen.kind, seen.value, entry.deadline_ms, b"")
+                self.memory.touch_watchers(target.key)
                 self.lifetimes.attach(fresh, lease, self.clock.now_ms())
                 entry = fresh
         self.memory.unpinned(target.key)
@@ -743,17 +864,19 @@ class Engine:
             prefix.forget_absent(key)
             prefix.counters.invalidations += 1
         entry = self.memory.held(key)
-        if entry is None or (entry.lease is not None and entry.lease.dirty_seq):
+        if entry is not None and entry.lease is not None and entry.lease.dirty_seq:
             return False
-        self.memory.drop(key)
+        if entry is not None:
+            self.memory.drop(key)
         self.memory.touch_watchers(key)
-        return True
+        return entry is not None
 
     def bump(self, prefix: ManagedPrefix) -> None:
         """Void everything cached under a prefix; unsaved writes survive (CACHE.BUMP). O(loads under way)."""
         prefix.bump()
         self.loader.fence_prefix(prefix)
         prefix.counters.invalidations += 1
+        self.memory.told_void(prefix.rule.template.head)
 
     def untag(self, tag: bytes) -> int:
         """Void everything that carries a tag; how many prefixes know it (CACHE.UNTAG)."""
@@ -765,6 +888,7 @@ class Engine:
                 prefix.untag(tag)
                 self.loader.fence_prefix(prefix)
                 prefix.counters.invalidations += 1
+                self.memory.told_void(prefix.rule.template.head)
         return known
 
     def row_changed(self, prefix: ManagedPrefix, captures: Captures) -> None:
@@ -818,64 +942,12 @@ class Engine:
                 log.warning("store %s cannot be reached yet: %s", prefix.rule.store, error)
         return problems
 
-    async def reload(self, rules: RuleTable, timeout_s: float) -> list[str]:
-        """Put other rules in force; the problems for which nothing was changed, as sentences.
-
-        A rule that is the same as before keeps its counters and its cached values. What was cached under a rule that
-        changes is void; its unsaved writes are saved first, because they were promised under the old rule.
-        """
-        prefixes: dict[str, ManagedPrefix] = {}
-        problems: list[str] = []
-        for rule in rules.rules:
-            old = self.prefixes.get(rule.name)
-            if old is not None and old.rule == rule:
-                prefixes[rule.name] = old
-                continue
-            if rule.store and rule.store not in self.stores:
-                problems.append(f"prefix {rule.name!r}: the new store {rule.store!r} needs a restart")
-                continue
-            fresh = prefixes[rule.name] = self._managed(rule)
-            try:
-                if fresh.store is not None:
-                    await fresh.prepare()
-            except StoreError as error:
-                problems.append(str(error))
-        leaving = [prefix for name, prefix in self.prefixes.items() if prefixes.get(name) is not prefix]
-        if not problems:
-            for prefix in leaving:
-                queue = self.queues.get(prefix.rule.store)
-                if queue is not None:
-                    await queue.flush(prefix, timeout_s)
-            problems += [
-                f"prefix {prefix.rule.name!r} has unsaved changes that cannot be saved now"
-                for prefix in leaving
-                if prefix.rule.store in self.queues and self.queue_of(prefix).count(prefix)
-            ]
-        if problems:
-            return problems
-        changed = bool(leaving) or len(prefixes) != len(self.prefixes)
-        for prefix in leaving:
-            self.bump(prefix)
+    def adopt(self, rules: RuleTable, prefixes: dict[str, ManagedPrefix]) -> None:
+        """Put other rules in force (persistence/reload.py)."""
         self.rules = rules
         self.prefixes = prefixes
         self.active = bool(prefixes) or self.active
         self._open_queues()
-        if changed:
-            self._sweep()
-        return []
-
-    def _sweep(self) -> None:
-        # After other rules came into force: a copy of a row whose rule is gone would never be renewed, and a plain key
-        # under a new rule would hide its row. O(keys), once per reload that changes rules.
-        for entry in list(self.memory.entries()):
-            rule = self.rules.match(entry.key)
-            prefix = self.prefixes[rule.name] if rule is not None else None
-            lease = entry.lease
-            if lease is None:
-                if prefix is not None and prefix.store is not None:
-                    self.memory.drop(entry.key)
-            elif lease.prefix is not prefix:
-                self.memory.drop(entry.key)
 
     async def flush(self, timeout_s: float) -> None:
         """Write what is unsaved now, for at most `timeout_s` seconds per store."""
@@ -900,12 +972,3 @@ def _is_current(entry: Held, now: int) -> bool:
     if entry.deadline_ms <= now:
         return False
     return lease is None or lease.dirty_seq != 0 or (lease.until_ms > now and not lease.is_void())
-
-
-def _weight(value: object) -> int:
-    # Bytes of a value for the backlog's limit: strings exactly, hashes by their fields.
-    if isinstance(value, bytes):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(len(field) + len(item) for field, item in value.items())
-    return 0

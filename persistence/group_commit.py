@@ -5,8 +5,10 @@ many transactions run as are allowed, the next one gathers: groups grow with the
 does not wait for company.
 
 Each write (all keys of one command or of one MULTI) stays atomic and keeps its own verdict. When the database refuses a
-group, the group is bisected until the refused write stands alone, so a neighbour's constraint violation never fails
-mine. Keys of concurrent writes are distinct, because each holds its keys' locks.
+group, or somebody else holds rows of it, the group is bisected until that write stands alone, so a neighbour's
+constraint violation never fails mine. Keys of concurrent writes are distinct, because each holds its keys' locks.
+
+While the store's breaker is open, writes are refused at once; when its pause is over, a group may be the probe.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from persistence.errors import RowVanished, StoreError, StoreRejected
+from persistence.breaker import Breaker
+from persistence.errors import RowsLocked, RowVanished, StoreError, StoreRejected
 from persistence.mapping import RowOp
 from persistence.stores.base import Applied, Store
 
@@ -43,10 +46,11 @@ class _Write:
 class GroupCommit:
     """The synchronous writes of one store."""
 
-    __slots__ = ("_running", "_scheduled", "_store", "_tasks", "_waiting", "groups")
+    __slots__ = ("_breaker", "_running", "_scheduled", "_store", "_tasks", "_waiting", "groups")
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, breaker: Breaker) -> None:
         self._store = store
+        self._breaker = breaker
         self._waiting: deque[_Write] = deque()
         self._running = 0
         self._scheduled = False
@@ -85,7 +89,10 @@ class GroupCommit:
 
     async def _run(self, group: list[_Write]) -> None:
         try:
-            await self._commit(group)
+            if self._breaker.allows():
+                await self._commit(group)
+            else:
+                _fail(group, self._breaker.refusal())
         except Exception as error:
             # A bug of ours must not leave clients waiting for ever.
             log.exception("committing a group of %d writes failed", len(group))
@@ -97,8 +104,8 @@ class GroupCommit:
     async def _commit(self, group: list[_Write]) -> None:
         self.groups += 1
         try:
-            results = await self._store.apply(
-                [op for write in group for op in write.ops], any(write.want_rows for write in group)
+            results = await self._breaker.ask(
+                self._store.apply([op for write in group for op in write.ops], any(write.want_rows for write in group))
             )
         except RowVanished as error:
             gone = set(error.keys)
@@ -110,13 +117,13 @@ class GroupCommit:
             others = [write for write in group if write not in hit]
             if others:
                 await self._commit(others)
-        except StoreRejected as error:
+        except (StoreRejected, RowsLocked) as error:
             if len(group) == 1:
                 _fail(group, error)
                 return
             middle = len(group) // 2
-            await self._commit(group[:middle])
-            await self._commit(group[middle:])
+            # Side by side: the half that is refused again may first wait for a lock.
+            await asyncio.gather(self._commit(group[:middle]), self._commit(group[middle:]))
         except StoreError as error:
             # Unreachable, or the outcome unknown: the same for everybody in the group.
             _fail(group, error)

@@ -7,6 +7,9 @@ old and the new key where it moved, as *one* row of the outbox: `keys` is a JSON
 every value as text, with the key columns of every prefix of the table. More than `KEYS_NOTED` rows, or TRUNCATE, note
 no keys: the whole table changed, its prefixes are bumped. A rolled-back transaction leaves nothing behind.
 
+In a child table (`value = {set = …}`) many changed rows are one key. There the triggers note each key once, so a
+statement that fills one set is not mistaken for one that changed the whole table.
+
 **Nothing is missed.** A notification carries nothing; it only says "read the outbox". So notifications may be lost,
 doubled or folded, and a heartbeat reads as well. What is new is *not* "seq greater than the last one": a transaction
 may take its number first and commit last. What is new is what the last read's snapshot did not see:
@@ -32,6 +35,7 @@ this very (prefix, key) was written by us and that write has not had its echo ye
 
     write-through  published under the key's lock, loads fenced before and after: memory has the written value
     write-behind   the entry is dirty or was saved by the flush that echoes: memory is at least as new
+    child rows     a delete, the inserts and the updates of one write are an echo each, and counted as they were met
     write-around   the copy was dropped and loads fenced at publication: there is nothing old left
     unknown        taken out of OwnWrites before the key is quarantined: the late landing counts as a foreign change
 
@@ -51,7 +55,7 @@ import json
 import logging
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final, cast
 
 from persistence.engine import Engine
@@ -112,11 +116,12 @@ def followed_tables(rules: Iterable[PrefixRule]) -> dict[str, tuple[str, ...]]:
     return {table: tuple(sorted(names)) for table, names in sorted(columns.items())}
 
 
-def outbox_sql(rules: Iterable[PrefixRule]) -> str:
+def outbox_sql(wanted: Iterable[PrefixRule]) -> str:
     """A script that creates outbox and triggers, and may be run again; empty when no rule follows its table.
 
     Raises SpelledTwice.
     """
+    rules = tuple(wanted)
     tables = followed_tables(rules)
     if not tables:
         return ""
@@ -127,7 +132,10 @@ def outbox_sql(rules: Iterable[PrefixRule]) -> str:
             if relation_parts(spelling)[-1] == parts[-1] and 1 in (len(parts), len(relation_parts(spelling))):
                 raise SpelledTwice(f"the tables {other!r} and {table!r} may be the same: write both with their schema")
         spelled[table] = table
-    functions = "\n".join([_FUNCTION.format(**_names(table), **_objects(tables[table])) for table in tables])
+    children = {rule.table for rule in rules if rule.invalidate == NOTIFY and rule.has_children}
+    functions = "\n".join(
+        [_FUNCTION.format(**_names(table), **_objects(tables[table], table in children)) for table in tables]
+    )
     triggers = "\n".join([_TRIGGERS.format(**_names(table), args=_arguments(tables[table])) for table in tables])
     return _SCRIPT.format(functions=functions, triggers=triggers, outbox=OUTBOX)
 
@@ -140,10 +148,12 @@ def _names(table: str) -> dict[str, str]:
     return {"function": quote(name), "table": quote_relation(table)}
 
 
-def _objects(columns: tuple[str, ...]) -> dict[str, str]:
+def _objects(columns: tuple[str, ...], has_children: bool) -> dict[str, str]:
     # Qualified: a column may be named like the function's variable.
     key = ", ".join([f"{_literal(name)}, t.{quote(name)}::text" for name in columns])
     key = f"jsonb_build_object({key})"
+    if has_children:
+        key = "DISTINCT " + key
     return {"key": key, "outbox": OUTBOX, "channel": CHANNEL, "most": str(KEYS_NOTED), "more": str(KEYS_NOTED + 1)}
 
 
@@ -308,6 +318,8 @@ class FollowerStats:
     """A follower at a moment: is it connected, and counts since start."""
 
     live: bool
+    # Prefixes that follow their tables in this store.
+    prefixes: int
     # Outbox reads, statements read, echoes of own writes among the keys.
     reads: int
     statements: int
@@ -317,6 +329,9 @@ class FollowerStats:
     gaps: int
     # Keys that wait for a write of ours to end.
     later: int
+
+
+FOLLOWER_FIELDS: Final = tuple([each.name for each in fields(FollowerStats)])
 
 
 class _Followed:
@@ -378,10 +393,16 @@ class Follower:
         self._losses = 0
         self._gaps = 0
 
+    @property
+    def store(self) -> str:
+        """The store's name."""
+        return self._store.name
+
     def stats(self) -> FollowerStats:
         """The follower now."""
         return FollowerStats(
             self._feed is not None,
+            len(self._wanted()),
             self._reads,
             self._statements,
             self._echoes,
@@ -588,12 +609,14 @@ class Follower:
             if noted is None or any(name not in noted[0] for name in followed.columns):
                 self._bump(followed.prefix)
                 continue
-            for number, key in enumerate(noted, 1):
-                self._row(followed, [key.get(name) for name in followed.columns], own)
+            # Rows that differ in columns of other prefixes, or are children of one key, are one key here.
+            rows = dict.fromkeys([tuple([key.get(name) for name in followed.columns]) for key in noted])
+            for number, row in enumerate(rows, 1):
+                self._row(followed, row, own)
                 if number % _SLICE == 0:
                     await self._clock.sleep(0)
 
-    def _row(self, followed: _Followed, noted: list[str | None], own: bool) -> None:
+    def _row(self, followed: _Followed, noted: tuple[str | None, ...], own: bool) -> None:
         values = [value for value in noted if value is not None]
         if len(values) < len(noted):
             # A key column that is NULL: no key names such a row.

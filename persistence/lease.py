@@ -15,6 +15,7 @@ class Lease:
         "cost_ms",
         "dirty_seq",
         "generation",
+        "lapsed",
         "loaded_ms",
         "prefix",
         "refreshing",
@@ -43,6 +44,8 @@ class Lease:
         self.dirty_seq = 0
         # A background refresh is under way.
         self.refreshing = False
+        # Its time is over, and that has been noticed: kept for stale serving alone, and not counted as a key.
+        self.lapsed = False
         # Until when the copy may still be served after its time is over: stale-while-revalidate, stale-if-error.
         self.stale_until_ms = until_ms
         # After a failed load: no earlier attempt than this, and the pause that led to it (doubling).

@@ -62,6 +62,8 @@ class Lifetimes:
         if old is not None:
             old.prefix.keys -= 1
             old.prefix.bytes -= entry.weight
+            # Until `refile` below has undone it.
+            lease.lapsed = old.lapsed
         prefix.keys += 1
         prefix.bytes += entry.weight
         entry.lease = lease
@@ -76,7 +78,9 @@ class Lifetimes:
                 # Before this moment XFetch has less than one chance in 20,000, so hits need not roll the dice.
                 soft_ms = min(soft_ms, lease.until_ms - int(10 * lease.cost_ms * rule.early_expiry))
         entry.soft_ms = soft_ms
-        self._memory.refile(entry.key)
+        if lease.lapsed or lease.stale_until_ms != entry.deadline_ms:
+            # It may go at another time than its deadline, under which it is filed.
+            self._memory.refile(entry.key)
 
     def extend(self, entry: Held, lease: Lease, now: int) -> None:
         """The copy's time ran out, but it is the only place that has the value: it lives on."""

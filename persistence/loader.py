@@ -4,8 +4,11 @@ Problem. A thousand clients miss the same key, or a hundred keys at once. Each m
 stampede; waiting an artificial moment to collect a batch would slow down the lone client.
 
 Method. A miss becomes a Flight, found by its key; later askers join it. Flights gather until the loop has served
-everything that is ready, then become one statement per prefix. While as many statements run as are allowed, new flights
-go on gathering, so batches grow with the load by themselves.
+everything that is ready, then become one statement per prefix. While a statement runs, new flights go on gathering, so
+batches grow with the load by themselves. A second statement beside the first is for those who would otherwise wait too
+long: behind one that is slower than usual, or when far more has gathered than is under way. (With a second one whenever
+something waits, sixty-four clients fall into three groups that take turns, two in the database and one on the wire, and
+batches are a third of the clients; with one, they are half of them.)
 
 The epoch check. A load that was issued before a write may read the old row and would install it after the write:
 
@@ -33,7 +36,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from persistence.errors import LoadTimeout, StoreDown, StoreError, StoreRejected, StoreTimeout
+from persistence.errors import LoadTimeout, StoreError, StoreRejected, StoreTimeout
 from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import Loaded
 from persistence.rows import Row, RowKey
@@ -41,9 +44,17 @@ from persistence.seams import Clock
 
 log = logging.getLogger("forebay.loader")
 
-# Statements in flight per prefix. Two keep the database busy while we digest the last answer; more would only make
-# batches smaller.
+# Statements in flight per prefix; more would only make batches smaller.
 STATEMENTS_IN_FLIGHT: Final = 2
+# The second is sent beside one of so few keys at once: a handful of clients need not wait for each other …
+FEW_KEYS: Final = 4
+# … or when so many times more keys wait than are under way …
+MORE_WAITING: Final = 2
+# … or when the first takes so many times longer than usual, and this long at least.
+SLOWER_THAN_USUAL: Final = 2.0
+SLOW_S: Final = 0.002
+# Weight of the newest statement in what is usual.
+_NEWEST: Final = 0.2
 
 
 class Installer(Protocol):
@@ -129,12 +140,15 @@ class Loader:
         "_flights",
         "_gathering",
         "_installer",
-        "_joint",
+        "_keys_running",
+        "_late_s",
         "_running",
         "_scheduled",
         "_tasks",
+        "_usual_s",
         "_watches",
         "_writing",
+        "joint",
     )
 
     def __init__(self, clock: Clock, installer: Installer) -> None:
@@ -143,24 +157,30 @@ class Loader:
         # Key → the flight that a new asker may join.
         self._flights: dict[bytes, Flight] = {}
         self._gathering: dict[ManagedPrefix, deque[Flight]] = {}
+        # Statements under way, their keys, and the loop's time from which the last of them is late.
         self._running: dict[ManagedPrefix, int] = {}
+        self._keys_running: dict[ManagedPrefix, int] = {}
+        self._late_s: dict[ManagedPrefix, float] = {}
+        # How long statements take, a moving average.
+        self._usual_s: dict[ManagedPrefix, float] = {}
         self._scheduled: set[ManagedPrefix] = set()
         # Key → writes whose outcome is not published yet.
         self._writing: dict[bytes, int] = {}
         # Key that is being written together with others → who waits for the end of it.
-        self._joint: dict[bytes, list[asyncio.Future[None]]] = {}
+        self.joint: dict[bytes, list[asyncio.Future[None]]] = {}
         # Key → watches of commands that read it together with others.
         self._watches: dict[bytes, list[Watch]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def request(self, target: Target, refresh: bool = False, ahead: bool = False) -> Flight:
+    def request(self, target: Target, refresh: bool = False, ahead: bool = False, unasked: bool = False) -> Flight:
         """The flight that answers this key: one under way, or a new one.
 
-        `refresh`: the key is renewed in the background; `ahead`: a command further down a pipeline will ask for it.
+        `refresh`: the key is renewed in the background; `ahead`: a command further down a pipeline will ask for it;
+        `unasked`: no client has asked for it (a warm-up), so it is no miss.
         """
         flight = self._flights.get(target.key)
         if flight is not None:
-            if not refresh and not ahead:
+            if not (refresh or ahead or unasked):
                 if flight.claimed:
                     target.prefix.counters.misses += 1
                     target.prefix.counters.loads_shared += 1
@@ -170,7 +190,7 @@ class Loader:
         self._flights[target.key] = flight
         prefix = target.prefix
         prefix.counters.loads += 1
-        if not refresh:
+        if not (refresh or unasked):
             # A key loaded ahead is counted here, once, although its command may then find it in memory.
             prefix.counters.misses += 1
         waiting = self._gathering.get(prefix)
@@ -228,12 +248,12 @@ class Loader:
         The store may have committed what memory does not show yet. Who is answered from the store now could read the
         other keys from memory next, and would have seen half of a transaction.
         """
-        key = next((key for key in keys if key in self._joint), None)
+        key = next((key for key in keys if key in self.joint), None)
         if key is None:
             return False
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        self._joint[key].append(turn)
+        self.joint[key].append(turn)
         timer = loop.call_later(timeout_s, _expire, turn)
         try:
             await turn
@@ -245,13 +265,13 @@ class Loader:
         """A write of the key is on its way to the store; `joint`: others in the same transaction."""
         self.fence(key)
         if joint:
-            self._joint.setdefault(key, [])
+            self.joint.setdefault(key, [])
         self._writing[key] = self._writing.get(key, 0) + 1
 
     def end_write(self, key: bytes) -> None:
         """The write is published, refused, or its outcome unknown."""
         self.fence(key)
-        for turn in self._joint.pop(key, ()):
+        for turn in self.joint.pop(key, ()):
             if not turn.done():
                 turn.set_result(None)
         left = self._writing[key] - 1
@@ -282,14 +302,15 @@ class Loader:
     # -- batches ------------------------------------------------------------------------------------------------------
 
     def _schedule(self, prefix: ManagedPrefix) -> None:
-        if prefix not in self._scheduled and self._running.get(prefix, 0) < STATEMENTS_IN_FLIGHT:
+        if prefix not in self._scheduled and self._may_send(prefix):
             self._scheduled.add(prefix)
             asyncio.get_running_loop().call_soon(self._launch, prefix)
 
     def _launch(self, prefix: ManagedPrefix) -> None:
         self._scheduled.discard(prefix)
         waiting = self._gathering[prefix]
-        while waiting and self._running.get(prefix, 0) < STATEMENTS_IN_FLIGHT:
+        loop = asyncio.get_running_loop()
+        while waiting and self._may_send(prefix):
             batch = [waiting.popleft() for _ in range(min(len(waiting), prefix.rule.load_batch))]
             for flight in batch:
                 key = flight.target.key
@@ -297,9 +318,24 @@ class Loader:
                     del self._flights[key]
                     flight.fenced = True
             self._running[prefix] = self._running.get(prefix, 0) + 1
-            task = asyncio.get_running_loop().create_task(self._fly(prefix, batch))
+            self._keys_running[prefix] = self._keys_running.get(prefix, 0) + len(batch)
+            patience_s = max(SLOW_S, SLOWER_THAN_USUAL * self._usual_s.get(prefix, 0.0))
+            self._late_s[prefix] = loop.time() + patience_s
+            loop.call_later(patience_s, self._schedule, prefix)
+            task = loop.create_task(self._fly(prefix, batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _may_send(self, prefix: ManagedPrefix) -> bool:
+        # May a statement be sent now for what has gathered?
+        running = self._running.get(prefix, 0)
+        waiting = len(self._gathering[prefix])
+        if not running or running >= STATEMENTS_IN_FLIGHT or not waiting:
+            return waiting > 0 and not running
+        keys = self._keys_running[prefix]
+        if keys <= FEW_KEYS or waiting >= min(MORE_WAITING * keys, prefix.rule.load_batch):
+            return True
+        return asyncio.get_running_loop().time() >= self._late_s[prefix]
 
     async def _fly(self, prefix: ManagedPrefix, batch: list[Flight]) -> None:
         try:
@@ -317,24 +353,15 @@ class Loader:
             self._fail(batch, StoreRejected("XX000", "internal error while loading"))
         finally:
             self._running[prefix] -= 1
+            self._keys_running[prefix] -= len(batch)
             if self._gathering[prefix]:
                 self._schedule(prefix)
 
     async def _load(self, prefix: ManagedPrefix, batch: list[Flight]) -> None:
         breaker = prefix.breaker
         if not breaker.allows():
-            raise StoreDown(f"store {prefix.rule.store}: failing, left alone for a moment")
-        try:
-            rows = await self._ask(prefix, batch)
-        except (StoreDown, StoreTimeout, LoadTimeout):
-            breaker.failed()
-            raise
-        except BaseException:
-            # It answered, if only to refuse; or we were interrupted, and the next caller shall find out.
-            breaker.succeeded()
-            raise
-        breaker.succeeded()
-        self._answer(prefix, batch, rows)
+            raise breaker.refusal()
+        self._answer(prefix, batch, await breaker.ask(self._ask(prefix, batch)))
 
     async def _ask(self, prefix: ManagedPrefix, batch: list[Flight]) -> dict[RowKey, Row]:
         mapping = await prefix.prepare()
@@ -345,7 +372,9 @@ class Loader:
         counters = prefix.counters
         counters.load_statements += 1
         rows = await store.load_many(mapping, [flight.target.row_key for flight in batch])
-        cost_ms = (loop.time() - began) * 1000
+        took_s = loop.time() - began
+        self._usual_s[prefix] = took_s * _NEWEST + self._usual_s.get(prefix, took_s) * (1 - _NEWEST)
+        cost_ms = took_s * 1000
         counters.load_ms_total += cost_ms
         counters.load_rows += len(rows)
         for flight in batch:

@@ -158,6 +158,17 @@ class ManagedPrefix:
                 raise MappingRejected("42000", f"prefix {rule.name!r}: {error}") from error
         return self.mapping
 
+    def resolve(self, target: Target) -> bool:
+        """Name the row of a target that was made before the mapping was known; False when its key names none."""
+        captures = self.rule.template.captures(target.key)
+        if captures is None or self.mapping is None:
+            return False
+        row_key = self.mapping.row_key_of(target.key, captures)
+        if row_key is None:
+            return False
+        target.row_key = row_key
+        return True
+
     def bump(self) -> None:
         """Void everything cached under the prefix, "no such row" included. O(1)."""
         self.generation += 1

@@ -4,6 +4,7 @@ codecs.py      one column's value: database ↔ Python ↔ field ↔ JSON
 json_text.py   JSON and text from clients, checked
 sql.py         statements; the only place where identifiers are quoted
 row_values.py  a row as a hash, as JSON, as one string; what a change writes
+child_rows.py  many rows as a set or a sorted set; child_sql.py has their statements, batches.py their order
 generic.py     the generic table
 """
 
@@ -13,7 +14,9 @@ import difflib
 from dataclasses import replace
 from typing import Final
 
-from persistence.codecs import codec_for
+from persistence.child_rows import ChildMapping, Score, SetMapping, ZsetMapping
+from persistence.child_sql import child_sql_for
+from persistence.codecs import Codec, codec_for
 from persistence.generic import GENERIC_TABLE, GenericMapping, NotOurs, build_generic
 from persistence.prefixes import PrefixRule
 from persistence.row_values import (
@@ -71,7 +74,10 @@ def build_mapping(rule: PrefixRule, shape: RelationShape, dialect: str) -> Mappi
     Raises MappingError when it cannot work.
     """
     try:
-        return build_generic(rule, shape, dialect) if rule.generic else _Builder(rule, shape, dialect).build()
+        if rule.generic:
+            return build_generic(rule, shape, dialect)
+        builder = _ChildBuilder(rule, shape, dialect) if rule.has_children else _Builder(rule, shape, dialect)
+        return builder.build()
     except (CustomError, RelationError, NotOurs) as error:
         raise MappingError(f"{rule.name}: {error}") from None
 
@@ -97,18 +103,16 @@ class _Builder:
 
     def build(self) -> Mapping:
         rule = self.rule
-        custom = rule.load or rule.upsert or rule.delete
-        if custom and self.dialect == "memory":
-            raise self.fail("the memory store runs no SQL; load, upsert and delete need a database")
+        self._check_custom()
         keys = self._keys()
-        self._check_identity()
+        self._check_identity(rule.template.names)
         fields = self._fields()
         generated_sql = bool(rule.table) and not self.shape.is_view
         if rule.saves:
             self._check_writable(fields, generated_sql)
         mapping = _MAPPINGS.get(rule.value)
         if mapping is None:
-            raise self.fail(f"value = {rule.value!r} is not one of {', '.join(_MAPPINGS)}")
+            raise self.fail(f"value = {rule.value!r} is not one of {', '.join(_MAPPINGS)}, set, zset")
         for tag in rule.tags:
             if tag not in rule.template.names and tag not in [field.column for field in fields]:
                 raise self.fail(f"tags: {tag!r} is neither a key column nor a mapped one")
@@ -123,7 +127,7 @@ class _Builder:
             resets,
             load,
             overriding=any(self.columns[key.name].generated for key in keys),
-            identity=next((unique for unique in self.shape.unique if set(unique) == set(rule.template.names)), ()),
+            identity=self._identity(rule.template.names),
         )
         return mapping(
             Layout(
@@ -140,6 +144,16 @@ class _Builder:
                 deletable=generated_sql or delete is not None,
             )
         )
+
+    def _check_custom(self) -> None:
+        if (self.rule.load or self.rule.upsert or self.rule.delete) and self.dialect == "memory":
+            raise self.fail("the memory store runs no SQL; load, upsert and delete need a database")
+
+    # The columns by which SQLite finds a row fastest: the row's number, or the key as its index has it.
+    def _identity(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        if self.shape.has_rowid:
+            return ("rowid",)
+        return next((unique for unique in self.shape.unique if set(unique) == set(names)), ())
 
     # The operator's own statements; each placeholder gets the cast that its column travels with.
     def _custom(
@@ -184,9 +198,9 @@ class _Builder:
         return tuple(keys)
 
     # A row must have one key, and (for an upsert) the database must know it.
-    def _check_identity(self) -> None:
+    def _check_identity(self, names: tuple[str, ...]) -> None:
         rule = self.rule
-        captures = set(rule.template.names)
+        captures = set(names)
         exactly = rule.saves and not rule.upsert
         if not rule.table or self.shape.is_view or not (exactly or not rule.load):
             return
@@ -195,8 +209,8 @@ class _Builder:
                 return
         known = "; ".join([", ".join(unique) for unique in self.shape.unique]) or "none"
         raise self.fail(
-            f"{', '.join(rule.template.names)} is not a unique key of {rule.table}: its unique keys over columns that"
-            f" cannot be NULL are {known}"
+            f"{', '.join(names)} is not a unique key of {rule.table}: its unique keys over columns that cannot be NULL"
+            f" are {known}"
         )
 
     def _fields(self) -> tuple[Field, ...]:
@@ -235,15 +249,111 @@ class _Builder:
             column = self.columns[name]
             # A generated column with a default is an identity, whose value can be overridden.
             if column.generated and not column.has_default and not rule.upsert:
-                raise self.fail(f"{self.relation}.{name} is generated by the database and cannot be written")
+                raise self._generated(name)
         if rule.value == "column" and (fields[0].key_index >= 0 or fields[0].generated):
             raise self.fail(f"column {rule.column!r} cannot be written: it is part of the key or generated")
-        if rule.upsert:
-            return
-        mapped = {field.column for field in fields} | set(rule.template.names)
+        if not rule.upsert:
+            self._check_insertable(fields)
+
+    def _generated(self, name: str) -> MappingError:
+        return self.fail(f"{self.relation}.{name} is generated by the database and cannot be written")
+
+    def _check_insertable(self, fields: tuple[Field, ...]) -> None:
+        mapped = {field.column for field in fields} | set(self.rule.template.names)
         for column in self.shape.columns:
             if column.name not in mapped and not (column.nullable or column.has_default or column.generated):
                 raise self.fail(
                     f"{self.relation}.{column.name} is NOT NULL without a default and is not mapped: no row could be"
                     " inserted"
                 )
+
+
+# What a score's column may be: where a number is a number. (SQLite's DECIMAL and NUMERIC have one affinity with DATE.)
+_SCORES: Final = ("int2", "int4", "int8", "float4", "float8", "numeric", "INTEGER", "REAL")
+_SQLITE_NUMBERS: Final = ("DEC", "NUM")
+
+
+class _ChildBuilder(_Builder):
+    """The checks of a rule whose keys are many rows."""
+
+    def build(self) -> ChildMapping:
+        rule = self.rule
+        self._check_custom()
+        keys = self._keys()
+        member = self._child_column(rule.column, "the members' column")
+        self._check_member(member)
+        fields = [member]
+        if rule.score:
+            fields.append(self._child_column(rule.score, "the scores' column"))
+            self._check_score(fields[1])
+        row = (*rule.template.names, rule.column)
+        self._check_identity(row)
+        if rule.saves:
+            self._check_children_writable(tuple(fields))
+        for tag in rule.tags:
+            if tag not in rule.template.names:
+                raise self.fail(f"tags: {tag!r} is no key column; a key that is many rows has only those in common")
+        columns = tuple([Column(field.column, field.codec) for field in fields])
+        relation = quote_relation(rule.table) if rule.table else ""
+        load, _, _ = self._custom(keys, ())
+        layout = Layout(
+            rule,
+            self.relation,
+            self.dialect,
+            keys,
+            tuple(fields),
+            sql_for(self.dialect, relation, keys, columns, (), load),
+            (),
+            triggers=self.shape.triggers,
+        )
+        score = columns[1] if rule.score else None
+        writes = child_sql_for(self.dialect, relation, keys, columns[0], score, self._identity(row))
+        if score is None:
+            return SetMapping(layout, writes)
+        shape = self.columns[rule.score]
+        return ZsetMapping(layout, writes, Score(fields[1], shape.precision, shape.scale, self.dialect))
+
+    def _child_column(self, name: str, what: str) -> Field:
+        shape = self._column(name, what)
+        codec = codec_for(shape, self.dialect)
+        return Field(name.encode(), name, codec, shape.nullable, shape.has_default, shape.generated, -1)
+
+    def _check_member(self, member: Field) -> None:
+        rule = self.rule
+        if member.column in rule.template.names:
+            raise self.fail(f"the members' column {member.column!r} is part of the key")
+        if rule.saves and not member.codec.key:
+            raise self.fail(
+                f"{self.relation}.{member.column} is {self._type(member)}: two spellings may be one row, so it cannot"
+                " hold members that are written; integers, text, varchar, uuid and bytes can"
+            )
+
+    def _check_score(self, score: Field) -> None:
+        if score.column in (*self.rule.template.names, self.rule.column):
+            raise self.fail(f"the scores' column {score.column!r} is part of the child row's key")
+        if not self._is_number(score.codec, self.columns[score.column].type):
+            raise self.fail(
+                f"{self.relation}.{score.column} is {self._type(score)}: a score's column has to be an integer, real,"
+                " double precision or numeric"
+            )
+
+    def _is_number(self, codec: Codec, kind: str) -> bool:
+        if codec.name in _SCORES:
+            return True
+        if codec.name == "NUMERIC":
+            return kind.upper().startswith(_SQLITE_NUMBERS)
+        # The result of an expression in SQLite: what it holds is seen when it is loaded.
+        return not kind and not self.rule.saves
+
+    def _type(self, field: Field) -> str:
+        return self.columns[field.column].type or "of no type"
+
+    def _check_children_writable(self, fields: tuple[Field, ...]) -> None:
+        rule = self.rule
+        if not rule.table or self.shape.is_view:
+            what = f"{rule.table} is a view" if rule.table else "there is no table"
+            raise self.fail(f"{what}: write = {rule.write!r} needs a table, whose rows are the members")
+        for name in (*rule.template.names, *[field.column for field in fields]):
+            if self.columns[name].generated:
+                raise self._generated(name)
+        self._check_insertable(fields)

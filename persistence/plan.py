@@ -59,7 +59,7 @@ class Plan:
 class Commit:
     """An accepted set of changes: what goes to the store now, what is queued, what only memory gets."""
 
-    __slots__ = ("canonical", "decided", "deleted", "ops", "store", "sync_targets")
+    __slots__ = ("canonical", "decided", "deleted", "ops", "queued", "store", "sync_targets")
 
     def __init__(self) -> None:
         self.store: Store | None = None
@@ -73,3 +73,5 @@ class Commit:
         self.canonical: dict[bytes, object] = {}
         # Keys whose DELETE met a row.
         self.deleted: set[bytes] = set()
+        # Store → the newest sequence that its write-behind queue gave to these changes (CACHE.WAIT).
+        self.queued: dict[str, int] = {}

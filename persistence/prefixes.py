@@ -25,6 +25,10 @@ WRITE_AROUND: Final = "write-around"
 READ_STRATEGIES: Final = (CACHE_ASIDE, READ_THROUGH, REFRESH_AHEAD)
 WRITE_STRATEGIES: Final = (CACHE_ASIDE, WRITE_THROUGH, WRITE_BEHIND, WRITE_AROUND)
 
+# The words that `warm` takes besides SQL.
+NO_WARM_UP: Final = "none"
+HOT_KEYS: Final = "hot-keys"
+
 CAPTURE_TYPES: Final = ("str", "int", "uuid")
 
 _CAPTURE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z0-9_]+))?\}")
@@ -139,8 +143,9 @@ class PrefixRule:
     read: str = CACHE_ASIDE
     write: str = CACHE_ASIDE
     table: str = ""
-    value: str = "json"  # json | hash | column
-    column: str = ""  # with value = "column"
+    value: str = "json"  # json | hash | column | set | zset
+    column: str = ""  # with value = "column"; with "set" and "zset" the column of the members
+    score: str = ""  # with value = "zset"
     columns: tuple[tuple[str, str], ...] = ()  # (field, column); empty means all
     load: str = ""
     upsert: str = ""
@@ -180,6 +185,18 @@ class PrefixRule:
     def saves(self) -> bool:
         """Does a write reach the store?"""
         return self.write != CACHE_ASIDE
+
+    @property
+    def has_children(self) -> bool:
+        """Is a key many rows, its members, rather than one?"""
+        return self.value in ("set", "zset")
+
+    @property
+    def form(self) -> str:
+        """What a value is, in words: `hash`, `json`, a column's name, `set of item`, `zset of player by points`."""
+        if not self.has_children:
+            return self.column or self.value
+        return f"{self.value} of {self.column}" + (f" by {self.score}" if self.score else "")
 
     @property
     def generic(self) -> bool:

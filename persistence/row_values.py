@@ -3,6 +3,7 @@
     value = "hash"             column ↔ field; NULL ↔ no such field
     value = "json"             row ↔ JSON object in a string; compact, names in column order, NULL ↔ null
     value = {column = "body"}  one column ↔ string; NULL reads as an absent key
+    value = {set = "item"}     many rows ↔ set; value = {zset = ["item", "score"]} ↔ sorted set: child_rows.py
     no table                   the generic table `forebay_kv`: any key, any kind, with its expiry
 
 How each column type looks as a field and in JSON is the table in persistence/codecs.py.
@@ -33,6 +34,7 @@ from persistence import change as changes
 from persistence.change import HASH, KIND_NAMES, NEVER, STRING, Change
 from persistence.codecs import Codec, is_exact, key_value
 from persistence.errors import RowRejected
+from persistence.field_lifetimes import deadlines_of
 from persistence.json_text import Unfit, json_string, parse_json
 from persistence.prefixes import Captures, PrefixRule
 from persistence.rows import Row, RowKey
@@ -77,6 +79,19 @@ class RowOp:
         # Is the canonical value that `accept` returned with this op certainly what a load returns after it?
         self.exact = exact
 
+    @property
+    def echoes(self) -> int:
+        """How often triggers that follow the table tell of this op, at most."""
+        return 1
+
+    def halves(self) -> tuple[RowOp, RowOp] | None:
+        """Two ops that together do the same, in this order; None when there is nothing to divide."""
+        return None
+
+    def members(self) -> set[bytes]:
+        """The members that this op names; of a key that is one row there are none."""
+        return set()
+
     def __repr__(self) -> str:
         verb = ("replace", "update", "delete")[self.verb]
         return f"<RowOp {verb} {self.mapping.relation} {self.key} {self.columns}>"
@@ -85,10 +100,13 @@ class RowOp:
 def group_ops(ops: Sequence[RowOp]) -> list[list[int]]:
     """Positions in `ops` by (mapping, verb, columns), in order of appearance; within a group sorted by row key.
 
-    One group is one statement. Sorted keys let concurrent writers lock rows in the same order.
+    One group is one statement. Sorted keys let concurrent writers lock rows in the same order. Ops on child tables are
+    left out: they are divided by member (child_rows.py).
     """
     groups: dict[tuple[int, int, tuple[str, ...]], list[int]] = {}
     for position, op in enumerate(ops):
+        if op.mapping.has_children:
+            continue
         groups.setdefault((id(op.mapping), op.verb, op.columns), []).append(position)
     for positions in groups.values():
         if len(positions) > 1:
@@ -166,6 +184,12 @@ class Mapping:
 
     # The kind of value that a key of this mapping holds; -1: any.
     kind = -1
+    # Is a key many rows, its members, rather than one?
+    has_children = False
+    # Can a string be written whatever its bytes are, and is it then loaded as it was?
+    takes_any_text = False
+    # Can members that have changed be written by themselves, without knowing the rest of the value?
+    writes_members = False
 
     def __init__(self, layout: Layout) -> None:
         self.rule = layout.rule
@@ -215,6 +239,10 @@ class Mapping:
         """Its parameters."""
         return self._sql.load_args(keys)
 
+    def warm_sql(self) -> str:
+        """The query that tells, by their key columns, the rows of the warm-up."""
+        return self._sql.keys_of(self.rule.warm)
+
     def write_sql(self, verb: int, columns: tuple[str, ...], want_rows: bool) -> Statement:
         """The generated statement that writes any number of rows; cached."""
         return self._sql.write(verb, columns, want_rows and not self.reload_after_write)
@@ -226,6 +254,13 @@ class Mapping:
     def custom(self, verb: int) -> CustomSql | None:
         """The operator's own statement for this verb, executed once per row with (key, values)."""
         return self.delete if verb == DELETE else self.upsert
+
+    def rows_by_key(self, records: Iterable[tuple[object, ...]]) -> dict[RowKey, Row]:
+        """What a load returned, by key; each record is the key columns, then the mapped ones."""
+        width = len(self.key_columns)
+        if width == 1:
+            return {(record[0],): record[1:] for record in records}
+        return {record[:width]: record[width:] for record in records}
 
     # --- values ---
 
@@ -248,6 +283,10 @@ class Mapping:
     def value_of(self, key: RowKey, row: Row) -> Loaded | None:
         """A loaded row as a value; None when the row is there but reads as absent (a NULL column, a hash of NULLs)."""
         raise NotImplementedError
+
+    def canonical(self, key: RowKey, change: Change, wall_offset_ms: int) -> object:
+        """The value to keep in memory; raises RowRejected, as `accept` will."""
+        return self.accept(key, change, wall_offset_ms)[1]
 
     def accept(self, key: RowKey, change: Change, wall_offset_ms: int) -> tuple[RowOp | None, object]:
         """What to write, and the canonical value to keep in memory; raises RowRejected.
@@ -318,6 +357,7 @@ class HashMapping(Mapping):
 
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout)
+        self.writes_members = layout.upsert is None
         self._positions = {field.name: position for position, field in enumerate(self.fields)}
         self._readers = tuple([(field.name, field.codec.field) for field in self.fields])
 
@@ -336,6 +376,14 @@ class HashMapping(Mapping):
         if position is None:
             raise RowRejected("42703", f'"{shown_bytes(name)}" is not a column of {shown(self.relation)}')
         return position
+
+    def _check_kind(self, change: Change) -> None:
+        super()._check_kind(change)
+        for name in deadlines_of(change.value):
+            self._position(name)
+            raise RowRejected(
+                "0A000", f'column "{shown_bytes(name)}" cannot have a lifetime of its own; a row has one, its copy\'s'
+            )
 
     def _update(self, key: RowKey, change: Change, wall_offset_ms: int) -> tuple[RowOp | None, object]:
         value = cast(dict[bytes, bytes], change.value)

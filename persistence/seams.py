@@ -26,6 +26,8 @@ class Held(Protocol):
     deadline_ms: int
     soft_ms: int
     weight: int
+    freq: int  # uses, as the eviction policy counts them
+    access_ms: int  # server milliseconds of the last use
     lease: Lease | None
 
 
@@ -41,7 +43,7 @@ class Memory(Protocol):
         """Every live entry."""
 
     def put(self, key: bytes, kind: int, value: object, deadline_ms: int, event: bytes) -> Held:
-        """A client's write: watchers are told."""
+        """A client's write: watchers are told. No event: whoever ran the command tells what it did."""
 
     def install(self, key: bytes, kind: int, value: object, deadline_ms: int) -> Held:
         """A loaded value: nobody is told."""
@@ -53,7 +55,10 @@ class Memory(Protocol):
         """A client's delete: watchers are told."""
 
     def touch_watchers(self, key: bytes) -> None:
-        """Tell those who WATCH the key that it changed."""
+        """Tell those who WATCH or track the key that it changed."""
+
+    def told_void(self, head: bytes) -> None:
+        """Tell those who track keys that begin so that copies of their rows may have become void."""
 
     def refile(self, key: bytes) -> None:
         """The entry's lease or deadline changed: the expiry wheel must know."""

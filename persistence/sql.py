@@ -157,6 +157,9 @@ class Sql(Protocol):
     def load_args(self, keys: Sequence[RowKey]) -> list[object]:
         """The parameters of `load`."""
 
+    def keys_of(self, query: str) -> str:
+        """The key columns of what a query of the operator's own returns, in its order."""
+
     def write(self, verb: int, columns: tuple[str, ...], want_rows: bool) -> Statement:
         """Write rows; returns the key columns of the rows met, and with `want_rows` the mapped columns behind them.
 
@@ -208,6 +211,10 @@ class _Builder:
     def selected(self, source: str) -> str:
         """Key columns, then mapped columns, of `source` (an alias with its dot, or nothing)."""
         return ", ".join([column.codec.selected(source + quote(column.name)) for column in (*self.keys, *self.columns)])
+
+    def keys_of(self, query: str) -> str:
+        names = ", ".join([key.codec.selected("q." + quote(key.name)) for key in self.keys])
+        return f"SELECT {names} FROM ({query.strip().rstrip(';').rstrip()}\n) AS q"
 
     def wrapped(self, custom: CustomSql) -> str:
         # The line break: a comment at the end would swallow the closing parenthesis.
@@ -309,7 +316,7 @@ class SqliteSql(_Builder):
         return f"CAST({item} AS BLOB)" if self.keys[index].codec.key == "bytes" else item
 
     def load_args(self, keys: Sequence[RowKey]) -> list[object]:
-        plain = [tuple([_json_key(value) for value in key]) for key in keys]
+        plain = [tuple([json_key(value) for value in key]) for key in keys]
         if self.custom:
             return self.custom.args(tuple([json.dumps(values) for values in zip(*plain, strict=True)]))
         if len(self.keys) == 1:
@@ -340,7 +347,8 @@ class SqliteSql(_Builder):
         return list(chain.from_iterable(rows))
 
 
-def _json_key(value: object) -> object:
+def json_key(value: object) -> object:
+    """A key column's value as it travels in JSON: a key capture is text, so a blob key is, too."""
     return value.decode() if isinstance(value, bytes) else value
 
 

@@ -9,24 +9,43 @@ Every store passes the one contract suite in tests/persistence/test_store_contra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, fields
+from typing import Final, Protocol
 
 from persistence.mapping import Mapping, RowOp
 from persistence.rows import RelationShape, Row, RowKey
+
+# How long one page of a query of the operator's own may take: it may have to sort a table first.
+PAGE_TIMEOUT_S: Final = 60.0
 
 
 class Applied:
     """What became of one RowOp: did it meet a row, and the row as the database holds it now (None if not asked)."""
 
-    __slots__ = ("found", "row")
+    __slots__ = ("echoes", "found", "row")
 
-    def __init__(self, found: bool, row: Row | None) -> None:
-        # REPLACE: always True. UPDATE: a row was there. DELETE: a row was there and is gone.
+    def __init__(self, found: bool, row: Row | None, echoes: int = -1) -> None:
+        # REPLACE: always True. UPDATE: a row was there. DELETE: a row was there (any child row) and is gone.
         self.found = found
         # After REPLACE and UPDATE on mappings that ask for it: every mapped column, as a load would return it.
         self.row = row
+        # How often triggers that follow the table have told of it.
+        self.echoes = echoes if echoes >= 0 else int(found)
+
+
+# Which flushes were committed: node, batch, applied.
+APPLIED_TABLE: Final = "forebay_applied"
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a journaled flush leaves in the database within its own transaction: which batch of which node it was."""
+
+    node: str
+    batch: int
+    # What the table remembers of the node's batches below this one is needed no more.
+    settled_below: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +56,9 @@ class StoreStats:
     write_statements: int
     transactions: int
     errors: int
+
+
+STORE_FIELDS: Final = tuple([each.name for each in fields(StoreStats)])
 
 
 class Store(Protocol):
@@ -67,10 +89,28 @@ class Store(Protocol):
     async def load_many(self, mapping: Mapping, keys: Sequence[RowKey]) -> dict[RowKey, Row]:
         """The rows of those keys that exist, by key: one statement, whatever the number of keys."""
 
-    async def apply(self, ops: Sequence[RowOp], want_rows: bool) -> list[Applied]:
+    def pages(self, sql: str, rows: int) -> AsyncGenerator[list[Row], None]:
+        """The rows of a query without parameters, up to `rows` at a time, on a connection of its own.
+
+        It only reads, and each page may take `PAGE_TIMEOUT_S`. Close it when you stop before its end. Raises
+        StoreError.
+        """
+
+    async def create_applied(self) -> None:
+        """Create `forebay_applied` unless it exists."""
+
+    async def claim(self, stamp: Stamp) -> bool:
+        """Was this batch committed? If it was not, it never will be: from now on its stamp is taken.
+
+        Waits for a transaction of the batch that may still be under way.
+        """
+
+    async def apply(self, ops: Sequence[RowOp], want_rows: bool, stamp: Stamp | None = None) -> list[Applied]:
         """Write all rows in one transaction, or none. One statement per (mapping, verb, columns) group, not per row.
 
-        No key occurs twice in `ops`. With `want_rows` the after-image of each REPLACE and UPDATE comes back.
+        The stamp, if there is one, is left in the same transaction. Of a child table at most one delete and one upsert
+        (batches.py). No key occurs twice in `ops`. With `want_rows` the after-image of each REPLACE and UPDATE
+        comes back; of a child table only where triggers may have changed it.
         Raises RowRejected, MappingRejected, RowVanished, StoreDown (nothing changed) or StoreTimeout (unknown).
         """
 
@@ -133,23 +173,24 @@ class OwnWrites:
         for op in ops:
             if op.mapping.rule.invalidate == "notify":
                 key = (op.mapping, op.key)
-                expected[key] = expected.get(key, 0) + 1
+                expected[key] = expected.get(key, 0) + op.echoes
                 if len(expected) > self.MOST:
                     del expected[next(iter(expected))]
 
     def settle(self, ops: Sequence[RowOp], results: Sequence[Applied]) -> None:
         """They are written: what met no row has no echo."""
         for op, applied in zip(ops, results, strict=True):
-            if not applied.found:
+            for _ in range(op.echoes - applied.echoes):
                 self.take(op.mapping, op.key)
 
     def forget(self, ops: Sequence[RowOp]) -> None:
         """The write failed, or its outcome is unknown."""
         for op in ops:
-            self.take(op.mapping, op.key)
+            for _ in range(op.echoes):
+                self.take(op.mapping, op.key)
 
     def take(self, mapping: Mapping, key: RowKey) -> bool:
-        """Is this the echo of a write of ours through this mapping? Each write answers for one echo."""
+        """Is this the echo of a write of ours through this mapping? Each statement of it answers for one."""
         count = self._expected.pop((mapping, key), 0)
         if count > 1:
             self._expected[mapping, key] = count - 1

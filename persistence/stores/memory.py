@@ -9,13 +9,15 @@ Types are SQLite's. A table knows defaults, NOT NULL, unique keys, generated col
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Final
 
+from persistence.batches import Batch
+from persistence.child_rows import ChildOp
 from persistence.errors import MappingRejected, RowRejected, RowVanished
-from persistence.mapping import DELETE, GENERIC_TABLE, REPLACE, Mapping, RowOp, group_ops
+from persistence.mapping import DELETE, GENERIC_TABLE, REPLACE, Mapping, RowOp
 from persistence.rows import ColumnShape, RelationShape, Row, RowKey
-from persistence.stores.base import Applied, StoreStats
+from persistence.stores.base import Applied, Stamp, StoreStats
 
 # A row by column name.
 Record = dict[str, object]
@@ -100,6 +102,8 @@ class MemoryStore:
         self.tables: dict[str, Table] = {}
         # Awaited before and after every operation; see the module's text.
         self.fault: Fault | None = None
+        # (node, batch) → was the batch applied, or claimed by somebody who asked?
+        self._stamps: dict[tuple[str, int], bool] = {}
         self._load_statements = 0
         self._write_statements = 0
         self._transactions = 0
@@ -151,7 +155,11 @@ class MemoryStore:
         self._load_statements += 1
         await self._fault(BEFORE, "load_many")
         table = self._table(mapping.relation)
-        found: dict[RowKey, Row] = {}
+        if mapping.has_children:
+            found = _children(table, mapping, set(keys))
+            await self._fault(AFTER, "load_many")
+            return found
+        found = {}
         for key in keys:
             record = table.find(mapping.key_columns, key)
             if record is not None:
@@ -159,20 +167,39 @@ class MemoryStore:
         await self._fault(AFTER, "load_many")
         return found
 
-    async def apply(self, ops: Sequence[RowOp], want_rows: bool) -> list[Applied]:
+    def pages(self, sql: str, rows: int) -> AsyncGenerator[list[Row], None]:
+        raise MappingRejected("0A000", "the memory store runs no SQL")
+
+    async def create_applied(self) -> None:
+        await self._fault(BEFORE, "create_applied")
+
+    async def claim(self, stamp: Stamp) -> bool:
+        await self._fault(BEFORE, "claim")
+        applied = self._stamps.setdefault((stamp.node, stamp.batch), False)
+        await self._fault(AFTER, "claim")
+        return applied
+
+    async def apply(self, ops: Sequence[RowOp], want_rows: bool, stamp: Stamp | None = None) -> list[Applied]:
         if not ops:
             return []
         self._transactions += 1
         await self._fault(BEFORE, "apply")
-        groups = group_ops(ops)
-        self._write_statements += len(groups)
+        if stamp is not None and (stamp.node, stamp.batch) in self._stamps:
+            raise RowRejected("23505", f"batch {stamp.batch} of node {stamp.node} is settled")
+        batch = Batch(ops)
+        self._write_statements += batch.statements
         # What to undo: rows are never changed in place.
         done: list[tuple[Table, Record | None, Record | None]] = []
         try:
             results: dict[int, Applied] = {}
-            for group in groups:
+            children = [position for family in batch.families for position in family.positions]
+            for position in children:
+                results[position] = self._delete_children(ops[position], done)
+            for group in batch.groups:
                 for position in group:
                     results[position] = self._apply_row(ops[position], want_rows, done)
+            for position in children:
+                self._upsert_children(ops[position], done)
             vanished = [op.key for position, op in enumerate(ops) if op.must_exist and not results[position].found]
             if vanished:
                 raise RowVanished(vanished)
@@ -181,6 +208,10 @@ class MemoryStore:
                 table.swap(new, old)
             self._errors += 1
             raise
+        if stamp is not None:
+            self._stamps[stamp.node, stamp.batch] = True
+            for settled in [key for key in self._stamps if key[0] == stamp.node and key[1] < stamp.settled_below]:
+                del self._stamps[settled]
         await self._fault(AFTER, "apply")
         return [results[position] for position in range(len(ops))]
 
@@ -208,6 +239,35 @@ class MemoryStore:
         table.put(old, row)
         done.append((table, old, row))
         return Applied(True, _values(row, mapping.columns) if want_rows else None)
+
+    def _delete_children(self, op: RowOp, done: list[tuple[Table, Record | None, Record | None]]) -> Applied:
+        assert isinstance(op, ChildOp)
+        table = self._table(op.mapping.relation)
+        member = op.mapping.columns[0]
+        victims = []
+        for row in table.rows.values():
+            if _values(row, op.mapping.key_columns) == op.key and row[member] is not None:
+                goes = row[member] in op.gone if op.kept is None else row[member] not in op.kept
+                if goes:
+                    victims.append(row)
+        for row in victims:
+            table.swap(row, None)
+            done.append((table, row, None))
+        return Applied(op.verb == REPLACE or bool(victims), None)
+
+    def _upsert_children(self, op: RowOp, done: list[tuple[Table, Record | None, Record | None]]) -> None:
+        assert isinstance(op, ChildOp)
+        table = self._table(op.mapping.relation)
+        columns = (*op.mapping.key_columns, *op.mapping.columns)
+        for child in op.added:
+            values = op.key + child
+            old = table.find(columns[: len(op.key) + 1], values[: len(op.key) + 1])
+            row = dict(old) if old is not None else {}
+            if old is None:
+                row.update({column.name: table.defaults.get(column.name) for column in table.shape.columns})
+            row.update(zip(columns, values, strict=True))
+            table.put(old, row)
+            done.append((table, old, row))
 
     async def reap_generic(self, now_ms: int, limit: int) -> int:
         await self._fault(BEFORE, "reap_generic")
@@ -237,6 +297,11 @@ class MemoryStore:
 
 def _values(row: Record, columns: tuple[str, ...]) -> tuple[object, ...]:
     return tuple([row.get(name) for name in columns])
+
+
+def _children(table: Table, mapping: Mapping, keys: set[RowKey]) -> dict[RowKey, Row]:
+    wanted = [row for row in table.rows.values() if _values(row, mapping.key_columns) in keys]
+    return mapping.rows_by_key([_values(row, (*mapping.key_columns, *mapping.columns)) for row in wanted])
 
 
 def _anything(row: Record) -> bool:

@@ -22,24 +22,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 import asyncpg
 
+from persistence.batches import Batch
+from persistence.child_rows import Family
 from persistence.errors import (
     LoadTimeout,
     MappingRejected,
     RowRejected,
+    RowsLocked,
     RowVanished,
     StoreDown,
     StoreError,
     StoreTimeout,
 )
-from persistence.mapping import DELETE, GENERIC_TABLE, REPLACE, UPDATE, Mapping, RowOp, group_ops
+from persistence.mapping import DELETE, GENERIC_TABLE, REPLACE, UPDATE, Mapping, RowOp
 from persistence.rows import ColumnShape, RelationShape, Row, RowKey
 from persistence.sql import RelationError, quote_relation
-from persistence.stores.base import Applied, OwnWrites, StoreStats
+from persistence.stores.base import APPLIED_TABLE, PAGE_TIMEOUT_S, Applied, OwnWrites, Stamp, StoreStats
 
 Connection = asyncpg.Connection
 T = TypeVar("T")
@@ -50,8 +54,12 @@ _DRIVER_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError,
 
 # How much longer than the server's own timeout we wait for its answer.
 _SLACK_S: Final = 0.5
-# Establishing a connection takes a few round trips and a fork.
-_CONNECT_TIMEOUT_S: Final = 5.0
+# Establishing a connection takes a few round trips and a fork. It may take twice the statement timeout, within these
+# bounds: who waits for a connection waits for this, too.
+_CONNECT_LEAST_S: Final = 1.0
+_CONNECT_MOST_S: Final = 5.0
+# Share of the statement timeout that a statement may wait for a lock: then the answer says that it was a lock (55P03).
+_LOCK_SHARE: Final = 0.75
 # The listening connection is tried again soon, so an attempt that hangs must not hold up the next for long.
 _LISTEN_TIMEOUT_S: Final = 2.0
 # A deadlock or a serialization failure is over when its rival is; three in a row is a sick schema.
@@ -73,6 +81,8 @@ _MAPPING_CLASSES: Final = ("42", "28", "3D", "3F", "0A", "2B")
 _TRANSIENT_CLASSES: Final = ("08", "25", "40", "53", "55", "57", "58")
 # Statements that may be repeated at once: the server has rolled back, and only timing was wrong.
 _REPEATABLE: Final = ("40001", "40P01")
+# Somebody else was at the same rows.
+_LOCKED: Final = ("55P03", *_REPEATABLE)
 
 _DESCRIBE_RELATION: Final = """
 SELECT c.oid, c.relkind IN ('v', 'm') AS is_view,
@@ -90,7 +100,10 @@ _TYPE_NAME: Final = (
 _DESCRIBE_COLUMNS: Final = f"""
 SELECT a.attname::text AS name, {_TYPE_NAME} AS type, NOT (a.attnotnull OR t.typnotnull) AS nullable,
     (a.atthasdef AND a.attgenerated = '') OR a.attidentity <> '' OR t.typdefault IS NOT NULL AS has_default,
-    a.attgenerated <> '' OR a.attidentity = 'a' AS generated
+    a.attgenerated <> '' OR a.attidentity = 'a' AS generated,
+    CASE WHEN a.atttypid = 'numeric'::regtype AND a.atttypmod > 0 THEN (a.atttypmod - 4) >> 16 ELSE 0 END,
+    CASE WHEN a.atttypid = 'numeric'::regtype AND a.atttypmod > 0 THEN (((a.atttypmod - 4) & 2047) # 1024) - 1024
+        ELSE 0 END
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_namespace tn ON tn.oid = t.typnamespace
 WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"""
 
@@ -128,6 +141,22 @@ _REAP: Final = f"""
 DELETE FROM {GENERIC_TABLE} WHERE key IN (
     SELECT key FROM {GENERIC_TABLE} WHERE expires_at <= to_timestamp($1::int8 / 1000.0)
     ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)"""
+
+CREATE_APPLIED: Final = f"""
+SELECT pg_advisory_xact_lock(hashtext('{APPLIED_TABLE}'));
+CREATE TABLE IF NOT EXISTS {APPLIED_TABLE} (
+    node text NOT NULL,
+    batch bigint NOT NULL,
+    applied boolean NOT NULL DEFAULT true,
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (node, batch)
+);"""
+
+_STAMP: Final = f"""
+WITH settled AS (DELETE FROM {APPLIED_TABLE} WHERE node = $1 AND batch < $3)
+INSERT INTO {APPLIED_TABLE} (node, batch) VALUES ($1, $2)"""
+_CLAIM: Final = f"INSERT INTO {APPLIED_TABLE} (node, batch, applied) VALUES ($1, $2, false) ON CONFLICT DO NOTHING"
+_CLAIMED: Final = f"SELECT applied FROM {APPLIED_TABLE} WHERE node = $1 AND batch = $2"
 
 # What a lost connection means to the statement under way.
 _LOAD: Final = 0
@@ -282,8 +311,11 @@ class PostgresStore:
 
     # --- connections ---
 
-    async def _connect(self, timeout_s: float = _CONNECT_TIMEOUT_S) -> Connection:
-        settings = {**_SESSION, "statement_timeout": str(int(self.statement_timeout_s * 1000))}
+    async def _connect(self, timeout_s: float = 0.0) -> Connection:
+        statement_ms = int(self.statement_timeout_s * 1000)
+        timeout_s = timeout_s or min(_CONNECT_MOST_S, max(_CONNECT_LEAST_S, 2 * self.statement_timeout_s))
+        settings = {**_SESSION, "statement_timeout": str(statement_ms)}
+        settings["lock_timeout"] = str(int(statement_ms * _LOCK_SHARE))
         if self.writer:
             settings["forebay.writer"] = self.writer
         try:
@@ -358,8 +390,13 @@ class PostgresStore:
         if sqlstate == "57014":
             timeout = f"store {self.name}: {text}"
             return LoadTimeout(timeout) if phase == _LOAD else StoreDown(timeout)
+        if sqlstate == "55P03" and phase == _LOAD:
+            # A table that somebody alters: as good as a statement that takes too long.
+            return LoadTimeout(f"store {self.name}: {text}")
+        if sqlstate in _LOCKED:
+            return RowsLocked(f"store {self.name}: {sqlstate} {text}")
         if sqlstate[:2] in _TRANSIENT_CLASSES:
-            return StoreDown(f"store {self.name}: {sqlstate} {text}")
+            return StoreDown(f"store {self.name}: {sqlstate} {text}", answered=True)
         if sqlstate[:2] in _MAPPING_CLASSES:
             return MappingRejected(sqlstate, text)
         # Row classes, and whatever else (XX …): a row that is set aside does no harm, while one that is tried for ever
@@ -388,51 +425,66 @@ class PostgresStore:
             self._load_statements += 1
             return await connection.fetch(text, *args)
 
-        return _by_key(mapping, await self._with(self._readers, work, _LOAD))
+        return mapping.rows_by_key(map(tuple, await self._with(self._readers, work, _LOAD)))
+
+    async def pages(self, sql: str, rows: int) -> AsyncGenerator[list[Row], None]:
+        connection = await self._connect()
+        timeout_s = PAGE_TIMEOUT_S + _SLACK_S
+        try:
+            await connection.execute(f"SET statement_timeout = {int(PAGE_TIMEOUT_S * 1000)}", timeout=timeout_s)
+            await connection.execute("BEGIN READ ONLY", timeout=timeout_s)
+            cursor = await connection.cursor(sql, timeout=timeout_s)
+            while page := await cursor.fetch(rows, timeout=timeout_s):
+                yield [tuple(record) for record in page]
+        except _DRIVER_ERRORS as error:
+            raise self._translated(error, _LOAD, False) from error
+        finally:
+            # Nothing to commit, and a server that hangs would not answer a goodbye.
+            connection.terminate()
 
     # --- writes ---
 
-    async def apply(self, ops: Sequence[RowOp], want_rows: bool) -> list[Applied]:
+    async def apply(self, ops: Sequence[RowOp], want_rows: bool, stamp: Stamp | None = None) -> list[Applied]:
         own = self.own_writes
         if own is None:
-            return await self._apply(ops, want_rows)
+            return await self._apply(ops, want_rows, stamp)
         own.expect(ops)
         try:
-            results = await self._apply(ops, want_rows)
+            results = await self._apply(ops, want_rows, stamp)
         except BaseException:
             own.forget(ops)
             raise
         own.settle(ops, results)
         return results
 
-    async def _apply(self, ops: Sequence[RowOp], want_rows: bool) -> list[Applied]:
+    async def _apply(self, ops: Sequence[RowOp], want_rows: bool, stamp: Stamp | None) -> list[Applied]:
         if not ops:
             return []
-        groups = group_ops(ops)
+        batch = Batch(ops)
         attempt = 0
         while True:
             attempt += 1
             try:
-                if _is_one_statement(ops, groups, want_rows):
-                    return await self._apply_one(ops, groups[0], want_rows)
-                return await self._apply_all(ops, groups, want_rows)
+                if stamp is None and _is_one_statement(batch, want_rows):
+                    return await self._apply_one(batch, want_rows)
+                return await self._apply_all(batch, want_rows, stamp)
             except (StoreDown, MappingRejected) as error:
                 if attempt == _ATTEMPTS or not _is_repeatable(error.__cause__):
                     raise
 
     # One statement is a transaction by itself.
-    async def _apply_one(self, ops: Sequence[RowOp], group: list[int], want_rows: bool) -> list[Applied]:
+    async def _apply_one(self, batch: Batch, want_rows: bool) -> list[Applied]:
         results: dict[int, Applied] = {}
 
         async def work(connection: Connection) -> None:
-            await self._write_group(connection, ops, group, want_rows, results)
+            await self._write_batch(connection, batch, want_rows, results)
 
         self._transactions += 1
         await self._with(self._writers, work, _MAY_COMMIT)
-        _check_vanished(ops, results)
-        return [results[position] for position in range(len(ops))]
+        _check_vanished(batch.ops, results)
+        return [results[position] for position in range(len(batch.ops))]
 
-    async def _apply_all(self, ops: Sequence[RowOp], groups: list[list[int]], want_rows: bool) -> list[Applied]:
+    async def _apply_all(self, batch: Batch, want_rows: bool, stamp: Stamp | None) -> list[Applied]:
         lane = self._writers
         connection = await self._begun(lane)
         self._transactions += 1
@@ -440,9 +492,11 @@ class PostgresStore:
         phase = _NOTHING_SENT
         results: dict[int, Applied] = {}
         try:
-            for group in groups:
-                await self._write_group(connection, ops, group, want_rows, results, lane)
-            _check_vanished(ops, results)
+            if stamp is not None:
+                values = (stamp.node, stamp.batch, stamp.settled_below)
+                await self._timed(lane, connection, connection.execute(_STAMP, *values))
+            await self._write_batch(connection, batch, want_rows, results, lane)
+            _check_vanished(batch.ops, results)
             phase = _MAY_COMMIT
             await self._timed(lane, connection, connection.execute("COMMIT"))
             healthy = True
@@ -457,7 +511,7 @@ class PostgresStore:
             raise self._translated(error, phase, timed_out) from error
         finally:
             lane.give_back(connection, healthy)
-        return [results[position] for position in range(len(ops))]
+        return [results[position] for position in range(len(batch.ops))]
 
     # A connection inside a transaction; one that died while idle is replaced.
     async def _begun(self, lane: _Connections) -> Connection:
@@ -485,7 +539,66 @@ class PostgresStore:
             return False
         return True
 
-    # Without `lane` the caller's timer runs.
+    async def _write_batch(
+        self,
+        connection: Connection,
+        batch: Batch,
+        want_rows: bool,
+        results: dict[int, Applied],
+        lane: _Connections | None = None,
+    ) -> None:
+        gone = [await self._delete_children(connection, family, lane) for family in batch.families]
+        for group in batch.groups:
+            await self._write_group(connection, batch.ops, group, want_rows, results, lane)
+        for family, deleted in zip(batch.families, gone, strict=True):
+            put = await self._upsert_children(connection, family, lane)
+            rows = await self._children_now(connection, family, batch.ops, lane) if want_rows else {}
+            for position in family.positions:
+                op = batch.ops[position]
+                found = op.verb == REPLACE or op.key in deleted
+                echoes = (op.key in deleted) + put[op.key]
+                results[position] = Applied(found, rows.get(op.key), echoes)
+
+    # One statement inside a transaction; without `lane` the caller's timer runs.
+    async def _fetch(
+        self, connection: Connection, lane: _Connections | None, text: str, args: Sequence[object]
+    ) -> list[tuple[object, ...]]:
+        answer = connection.fetch(text, *args)
+        return [tuple(record) for record in await (self._timed(lane, connection, answer) if lane else answer)]
+
+    # The keys that lost a row.
+    async def _delete_children(self, connection: Connection, family: Family, lane: _Connections | None) -> set[RowKey]:
+        if not family.deletes:
+            return set()
+        mapping = family.mapping
+        self._write_statements += 1
+        text = mapping.delete_sql(len(family.gone), bool(family.wholes))
+        args = mapping.delete_args(family.gone, family.wholes, family.kept)
+        return set(await self._fetch(connection, lane, text, args))
+
+    # How often triggers tell of a key: once when it got a row, once when a row of it changed.
+    async def _upsert_children(
+        self, connection: Connection, family: Family, lane: _Connections | None
+    ) -> Counter[RowKey]:
+        if not family.added:
+            return Counter()
+        mapping = family.mapping
+        self._write_statements += 1
+        text = mapping.upsert_sql(len(family.added), mapping.rule.invalidate == "notify")
+        told = await self._fetch(connection, lane, text, mapping.upsert_args(family.added))
+        return Counter([row[:-1] for row in told])
+
+    # After-images: the whole values, where triggers may have changed what was written.
+    async def _children_now(
+        self, connection: Connection, family: Family, ops: Sequence[RowOp], lane: _Connections | None
+    ) -> dict[RowKey, Row]:
+        mapping = family.mapping
+        keys = [ops[position].key for position in family.positions if ops[position].verb != DELETE]
+        if not mapping.reload_after_write or not keys:
+            return {}
+        self._load_statements += 1
+        return mapping.rows_by_key(await self._fetch(connection, lane, mapping.load_sql(), mapping.load_args(keys)))
+
     async def _write_group(
         self,
         connection: Connection,
@@ -505,13 +618,12 @@ class PostgresStore:
             args = mapping.write_args([ops[position].key + ops[position].values for position in group])
             text = mapping.write_sql(verb, first.columns, want_rows).text(len(group))
             self._write_statements += 1
-            answer = connection.fetch(text, *args)
-            rows = _by_key(mapping, await (self._timed(lane, connection, answer) if lane else answer))
+            rows = mapping.rows_by_key(await self._fetch(connection, lane, text, args))
             found = {ops[position].key for position in group} if verb == REPLACE else set(rows)
         if want_rows and verb != DELETE and mapping.reload_after_write:
             self._load_statements += 1
             load_args = mapping.load_args([ops[position].key for position in group])
-            rows = _by_key(mapping, await connection.fetch(mapping.load_sql(), *load_args))
+            rows = mapping.rows_by_key(map(tuple, await connection.fetch(mapping.load_sql(), *load_args)))
         for position in group:
             key = ops[position].key
             row = rows.get(key) if want_rows and verb != DELETE else None
@@ -593,6 +705,23 @@ class PostgresStore:
 
         await self._with(self._writers, work, _MAY_COMMIT)
 
+    async def create_applied(self) -> None:
+        async def work(connection: Connection) -> None:
+            if await connection.fetchval("SELECT to_regclass($1)", APPLIED_TABLE) is None:
+                await connection.execute(CREATE_APPLIED)
+
+        await self._with(self._writers, work, _MAY_COMMIT)
+
+    async def claim(self, stamp: Stamp) -> bool:
+        async def work(connection: Connection) -> bool:
+            self._write_statements += 1
+            # Waits for the end of a transaction that has left the same stamp. (The look afterwards is a statement of
+            # its own, because one sees no rows that were committed after it began.)
+            await connection.execute(_CLAIM, stamp.node, stamp.batch)
+            return bool(await connection.fetchval(_CLAIMED, stamp.node, stamp.batch))
+
+        return await self._with(self._writers, work, _MAY_COMMIT)
+
     async def reap_generic(self, now_ms: int, limit: int) -> int:
         async def work(connection: Connection) -> str:
             self._write_statements += 1
@@ -652,10 +781,11 @@ def _is_usable_after(error: BaseException) -> bool:
     return _is_statement_error(error) and getattr(error, "sqlstate", "") != "25006"
 
 
-def _is_one_statement(ops: Sequence[RowOp], groups: list[list[int]], want_rows: bool) -> bool:
+def _is_one_statement(batch: Batch, want_rows: bool) -> bool:
     """Can these rows be written by one statement without BEGIN?"""
+    ops = batch.ops
     first = ops[0]
-    if len(groups) > 1 or first.mapping.custom(first.verb) or (want_rows and first.mapping.reload_after_write):
+    if batch.statements > 1 or first.mapping.custom(first.verb) or (want_rows and first.mapping.reload_after_write):
         return False
     # A missing row has to undo the others.
     return len(ops) == 1 or first.verb != UPDATE or not any(op.must_exist for op in ops)
@@ -671,13 +801,6 @@ def _is_repeatable(error: BaseException | None) -> bool:
     """Did the server roll back for a reason that is over at the next attempt?"""
     # asyncpg forgets a prepared statement whose result type has changed, and raises inside a transaction.
     return getattr(error, "sqlstate", "") in _REPEATABLE or isinstance(error, asyncpg.InvalidCachedStatementError)
-
-
-def _by_key(mapping: Mapping, records: list[asyncpg.Record]) -> dict[RowKey, Row]:
-    width = len(mapping.key_columns)
-    if width == 1:
-        return {(row[0],): row[1:] for row in map(tuple, records)}
-    return {row[:width]: row[width:] for row in map(tuple, records)}
 
 
 def _first_line(text: str) -> str:

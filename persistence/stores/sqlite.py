@@ -16,10 +16,12 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
+from persistence.batches import Batch
+from persistence.child_rows import Family
 from persistence.errors import (
     LoadTimeout,
     MappingRejected,
@@ -29,10 +31,10 @@ from persistence.errors import (
     StoreError,
     StoreTimeout,
 )
-from persistence.mapping import DELETE, GENERIC_TABLE, REPLACE, Mapping, RowOp, group_ops
+from persistence.mapping import DELETE, GENERIC_TABLE, REPLACE, Mapping, RowOp
 from persistence.rows import ColumnShape, RelationShape, Row, RowKey
 from persistence.sql import RelationError, quote, relation_parts, without_placeholders
-from persistence.stores.base import Applied, StoreStats
+from persistence.stores.base import APPLIED_TABLE, PAGE_TIMEOUT_S, Applied, Stamp, StoreStats
 
 T = TypeVar("T")
 
@@ -79,6 +81,13 @@ _TRANSIENT_CODES: Final = (
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_AUTH,
 )
+# Of these, what stops writing alone: loads go on.
+_WRITERS_TROUBLES: Final = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_READONLY,
+)
 
 CREATE_GENERIC: Final = (
     f"""CREATE TABLE IF NOT EXISTS {GENERIC_TABLE} (
@@ -91,6 +100,18 @@ CREATE_GENERIC: Final = (
     f"""CREATE INDEX IF NOT EXISTS {GENERIC_TABLE}_expires_at ON {GENERIC_TABLE} (expires_at)
         WHERE expires_at IS NOT NULL""",
 )
+
+CREATE_APPLIED: Final = f"""CREATE TABLE IF NOT EXISTS {APPLIED_TABLE} (
+    node TEXT NOT NULL,
+    batch INTEGER NOT NULL,
+    applied INTEGER NOT NULL DEFAULT 1,
+    PRIMARY KEY (node, batch)
+)"""
+
+_FORGET_STAMPS: Final = f"DELETE FROM {APPLIED_TABLE} WHERE node = ? AND batch < ?"
+_STAMP: Final = f"INSERT INTO {APPLIED_TABLE} (node, batch) VALUES (?, ?)"
+_CLAIM: Final = f"INSERT INTO {APPLIED_TABLE} (node, batch, applied) VALUES (?, ?, 0) ON CONFLICT DO NOTHING"
+_CLAIMED: Final = f"SELECT applied FROM {APPLIED_TABLE} WHERE node = ? AND batch = ?"
 
 _REAP: Final = f"""DELETE FROM {GENERIC_TABLE} WHERE key IN (
     SELECT key FROM {GENERIC_TABLE} WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)"""
@@ -189,6 +210,7 @@ class SqliteStore:
             raise ValueError("a SQLite store needs a file, for example sqlite:///cache.db; in memory there is memory:")
         self.name = name
         self.statement_timeout_s = statement_timeout_s
+        self._path = path
         self._writer = _Lane(f"{name}-write", path, statement_timeout_s)
         readers = max(1, min(_MAX_READERS, pool - 1))
         self._readers = [_Lane(f"{name}-read-{number}", path, statement_timeout_s) for number in range(readers)]
@@ -242,7 +264,7 @@ class SqliteStore:
             late = f"store {self.name}: the statement took too long"
             return LoadTimeout(late) if loading else StoreDown(late)
         if code in _TRANSIENT_CODES:
-            return StoreDown(f"store {self.name}: {text}")
+            return StoreDown(f"store {self.name}: {text}", answered=code in _WRITERS_TROUBLES)
         if code == sqlite3.SQLITE_CONSTRAINT:
             return RowRejected("23000", text)
         if code == sqlite3.SQLITE_ERROR:
@@ -267,19 +289,40 @@ class SqliteStore:
         text = mapping.load_sql()
         args = mapping.load_args(list(dict.fromkeys(keys)))
         self._load_statements += 1
-        return await self._read(lambda connection: _by_key(mapping, connection.execute(text, args).fetchall()))
+        return await self._read(lambda connection: mapping.rows_by_key(connection.execute(text, args).fetchall()))
+
+    async def pages(self, sql: str, rows: int) -> AsyncGenerator[list[Row], None]:
+        lane = _Lane(f"{self.name}-pages", self._path, PAGE_TIMEOUT_S)
+        try:
+            cursor = await lane.run(lambda connection: connection.execute(sql))
+            while page := await lane.run(lambda _: cursor.fetchmany(rows)):
+                yield page
+        except (sqlite3.Error, sqlite3.Warning, OverflowError) as error:
+            raise self._translated(error, True) from error
+        finally:
+            await lane.close(PAGE_TIMEOUT_S)
 
     # --- writes ---
 
-    async def apply(self, ops: Sequence[RowOp], want_rows: bool) -> list[Applied]:
+    async def apply(self, ops: Sequence[RowOp], want_rows: bool, stamp: Stamp | None = None) -> list[Applied]:
         if not ops:
             return []
-        groups = group_ops(ops)
+        batch = Batch(ops)
 
         def job(connection: sqlite3.Connection) -> list[Applied]:
+            if stamp is not None:
+                connection.execute(_FORGET_STAMPS, (stamp.node, stamp.settled_below))
+                connection.execute(_STAMP, (stamp.node, stamp.batch))
             results: dict[int, Applied] = {}
-            for group in groups:
+            gone = [self._delete_children(connection, family) for family in batch.families]
+            for group in batch.groups:
                 self._write_group(connection, ops, group, want_rows, results)
+            for family, deleted in zip(batch.families, gone, strict=True):
+                self._upsert_children(connection, family)
+                rows = self._children_now(connection, family, ops) if want_rows else {}
+                for position in family.positions:
+                    op = ops[position]
+                    results[position] = Applied(op.verb == REPLACE or op.key in deleted, rows.get(op.key))
             vanished = [op.key for position, op in enumerate(ops) if op.must_exist and not results[position].found]
             if vanished:
                 raise RowVanished(vanished)
@@ -314,15 +357,45 @@ class SqliteStore:
                 ]
                 self._write_statements += 1
                 cursor = connection.execute(statement.text(len(part)), mapping.write_args(part))
-                rows.update(_by_key(mapping, cursor.fetchall()))
+                rows.update(mapping.rows_by_key(cursor.fetchall()))
             found.update(rows)
         if want_rows and verb != DELETE and mapping.reload_after_write:
             self._load_statements += 1
             args = mapping.load_args([ops[position].key for position in group])
-            rows = _by_key(mapping, connection.execute(mapping.load_sql(), args).fetchall())
+            rows = mapping.rows_by_key(connection.execute(mapping.load_sql(), args).fetchall())
         for position in group:
             key = ops[position].key
             results[position] = Applied(key in found, rows.get(key) if want_rows and verb != DELETE else None)
+
+    # The keys that lost a row.
+    def _delete_children(self, connection: sqlite3.Connection, family: Family) -> set[RowKey]:
+        mapping = family.mapping
+        deleted: set[RowKey] = set()
+        wholes, kept = family.wholes, family.kept
+        for start in range(0, max(len(family.gone), bool(wholes)), _ROWS_PER_STATEMENT):
+            gone = family.gone[start : start + _ROWS_PER_STATEMENT]
+            self._write_statements += 1
+            text = mapping.delete_sql(len(gone), bool(wholes))
+            deleted.update(connection.execute(text, mapping.delete_args(gone, wholes, kept)).fetchall())
+            # Once is enough.
+            wholes, kept = [], []
+        return deleted
+
+    def _upsert_children(self, connection: sqlite3.Connection, family: Family) -> None:
+        mapping = family.mapping
+        for start in range(0, len(family.added), _ROWS_PER_STATEMENT):
+            part = family.added[start : start + _ROWS_PER_STATEMENT]
+            self._write_statements += 1
+            connection.execute(mapping.upsert_sql(len(part), False), mapping.upsert_args(part))
+
+    # After-images: the whole values, where triggers may have changed what was written.
+    def _children_now(self, connection: sqlite3.Connection, family: Family, ops: Sequence[RowOp]) -> dict[RowKey, Row]:
+        mapping = family.mapping
+        keys = [ops[position].key for position in family.positions if ops[position].verb != DELETE]
+        if not mapping.reload_after_write or not keys:
+            return {}
+        self._load_statements += 1
+        return mapping.rows_by_key(connection.execute(mapping.load_sql(), mapping.load_args(keys)).fetchall())
 
     # --- the schema ---
 
@@ -356,6 +429,18 @@ class SqliteStore:
                 connection.execute(statement)
 
         await self._write(job)
+
+    async def create_applied(self) -> None:
+        await self._write(lambda connection: connection.execute(CREATE_APPLIED))
+
+    async def claim(self, stamp: Stamp) -> bool:
+        def job(connection: sqlite3.Connection) -> bool:
+            self._write_statements += 1
+            connection.execute(_CLAIM, (stamp.node, stamp.batch))
+            row = connection.execute(_CLAIMED, (stamp.node, stamp.batch)).fetchone()
+            return bool(row[0])
+
+        return await self._write(job)
 
     async def reap_generic(self, now_ms: int, limit: int) -> int:
         self._write_statements += 1
@@ -396,11 +481,6 @@ def _code(error: Exception) -> int:
     return -1 if code is None else int(code) & 0xFF
 
 
-def _by_key(mapping: Mapping, rows: list[tuple[object, ...]]) -> dict[RowKey, Row]:
-    width = len(mapping.key_columns)
-    return {row[:width]: row[width:] for row in rows}
-
-
 def _describe(connection: sqlite3.Connection, relation: str, schema: str, table: str) -> RelationShape | None:
     found = connection.execute(
         f"SELECT type FROM {quote(schema)}.sqlite_master WHERE name = ? COLLATE NOCASE AND type IN ('table', 'view')",
@@ -439,4 +519,19 @@ def _describe(connection: sqlite3.Connection, relation: str, schema: str, table:
     triggers = connection.execute(
         f"SELECT 1 FROM {quote(schema)}.sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE", (table,)
     ).fetchone()
-    return RelationShape(relation, tuple(columns), tuple(unique), found[0] == "view", triggers is not None)
+    is_view = found[0] == "view"
+    has_rowid = not is_view and _has_rowid(connection, schema, table, columns)
+    return RelationShape(relation, tuple(columns), tuple(unique), is_view, triggers is not None, has_rowid)
+
+
+def _has_rowid(connection: sqlite3.Connection, schema: str, table: str, columns: list[ColumnShape]) -> bool:
+    # Not a table WITHOUT ROWID, and not one with an ordinary column of that name. (No pragma tells before 3.37.)
+    if any(column.name.lower() == "rowid" for column in columns):
+        return False
+    try:
+        connection.execute(f"SELECT rowid FROM {quote(schema)}.{quote(table)} LIMIT 0")
+    except sqlite3.OperationalError as error:
+        if _code(error) != sqlite3.SQLITE_ERROR:
+            raise
+        return False
+    return True

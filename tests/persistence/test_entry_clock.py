@@ -126,6 +126,20 @@ async def test_stale_if_error_serves_the_old_value_when_the_store_fails_and_back
     assert await client.hget("user:1", "name") == "Augusta"
 
 
+async def test_stale_copy_is_no_key_for_exists_and_dbsize(shop: Shop, start: Start) -> None:
+    node, client = await start(prefix("user:{id:int}", read="read-through", ttl="10s", stale_if_error="1h", **USERS))
+    assert await client.hget("user:1", "name") == "Ada"
+    age(node, b"user:1", 11_000)
+    heal = break_store(node)
+    with pytest.raises(ResponseError, match="STOREDOWN"):
+        await client.exists("user:1")
+    assert await client.hget("user:1", "name") == "Ada"
+    assert (await client.dbsize(), await client.keys(), await client.scan()) == (0, [], (0, []))
+    heal()
+    assert await client.exists("user:1") == 1
+    assert await client.dbsize() == 1
+
+
 async def test_writes_never_compute_from_a_stale_value(shop: Shop, start: Start) -> None:
     node, client = await start(
         prefix(

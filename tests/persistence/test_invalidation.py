@@ -932,6 +932,8 @@ class FakeMapping:
 
 
 class FakeOp:
+    echoes = 1
+
     def __init__(self, mapping: FakeMapping, key: int) -> None:
         self.mapping = mapping
         self.key = (key,)

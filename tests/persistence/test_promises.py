@@ -500,6 +500,34 @@ async def test_generic_table_holds_strings_and_hashes_over_a_restart(shop: Shop,
     assert await client.type("kv:h") == "hash"
 
 
+@pytest.mark.parametrize("rule", [GENERIC_THROUGH, GENERIC_BEHIND], ids=["write-through", "write-behind"])
+async def test_generic_table_holds_sets_over_a_restart(shop: Shop, start: Start, rule: str) -> None:
+    node, client = await start(rule)
+    await client.sadd("kv:s", "a", "b", "c")
+    await client.srem("kv:s", "b")
+    await client.sadd("kv:last", "x")
+    assert await client.spop("kv:last") == "x"
+    await client.zadd("kv:z", {"low": float("-inf"), "m": 0.1, "n": 1})
+    await client.zincrby("kv:z", 2, "n")
+    await client.zunionstore("kv:u", ["kv:z", "kv:s"])
+    assert await client.smove("kv:s", "kv:t", "c")
+    await client.execute_command("CACHE.FLUSH")
+    await node.stop()
+    _, client = await start(rule)
+    assert await client.smembers("kv:s") == {"a"}
+    assert await client.smembers("kv:t") == {"c"}
+    assert await client.exists("kv:last") == 0
+    assert await client.zrange("kv:z", 0, -1, withscores=True) == [("low", float("-inf")), ("m", 0.1), ("n", 3.0)]
+    assert await client.zscore("kv:u", "a") == 1
+    assert await client.zrank("kv:u", "n") == 4
+    # On an uncached row: what is there is loaded before the command runs.
+    assert await client.sadd("kv:s", "a", "d") == 1
+    assert await client.zadd("kv:z", {"n": 3, "new": 4}) == 1
+    assert await client.type("kv:z") == "zset"
+    kinds = await shop.rows("select key, kind from forebay_kv order by key")
+    assert [tuple(row) for row in kinds] == [("kv:s", "set"), ("kv:t", "set"), ("kv:u", "zset"), ("kv:z", "zset")]
+
+
 async def test_expired_generic_row_reads_as_absent_and_is_reaped(shop: Shop, start: Start) -> None:
     node, client = await start(GENERIC_THROUGH)
     await client.set("kv:t", "text", px=30)
@@ -566,7 +594,7 @@ async def test_store_unreachable_is_an_error_and_nothing_changes(shop: Shop, sta
     store = node.engine.stores["main"]
     real = store.apply
 
-    async def failing(ops: Any, want_rows: bool) -> Any:
+    async def failing(ops: Any, want_rows: bool, stamp: Any = None) -> Any:
         from persistence.errors import StoreDown  # noqa: PLC0415 - only this fault needs it
 
         raise StoreDown("connection refused")
@@ -585,7 +613,7 @@ async def test_write_behind_survives_an_unreachable_store_and_catches_up(shop: S
     store = node.engine.stores["main"]
     real = store.apply
 
-    async def failing(ops: Any, want_rows: bool) -> Any:
+    async def failing(ops: Any, want_rows: bool, stamp: Any = None) -> Any:
         from persistence.errors import StoreDown  # noqa: PLC0415 - only this fault needs it
 
         raise StoreDown("connection refused")
@@ -607,7 +635,7 @@ async def test_write_while_its_key_is_being_flushed_is_not_lost(shop: Shop, star
     sent, go = asyncio.Event(), asyncio.Event()
     real = store.apply
 
-    async def slow(ops: Any, want_rows: bool) -> Any:
+    async def slow(ops: Any, want_rows: bool, stamp: Any = None) -> Any:
         results = await real(ops, want_rows)
         sent.set()
         await go.wait()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from persistence.change import DELETE as KEY_DELETED
-from persistence.change import EXPIRY, HASH, NEVER, STRING, WRITE, Change
+from persistence.change import EXPIRY, HASH, LIST, NEVER, SET, STRING, WRITE, ZSET, Change
 from persistence.errors import MappingRejected, RowRejected, RowVanished, StoreRejected
 from persistence.mapping import DELETE, REPLACE, UPDATE, Mapping, MappingError, RowOp, build_mapping
 from persistence.prefixes import READ_THROUGH, WRITE_THROUGH, PrefixRule, Template
@@ -31,6 +31,12 @@ CREATE TABLE users (
     doubled int8 GENERATED ALWAYS AS (age * 2) STORED
 );
 CREATE TABLE items (tenant int8, code text, amount int8, weight float8, raw bytea, PRIMARY KEY (tenant, code));
+CREATE TABLE labels (
+    owner int8, label text CHECK (label <> 'bad'), note text DEFAULT 'new', place int8 UNIQUE,
+    PRIMARY KEY (owner, label)
+);
+CREATE TABLE ranks (game text, season int8, player int8, points float8, PRIMARY KEY (player, game, season));
+CREATE TABLE chunks (file text, digest bytea, PRIMARY KEY (file, digest));
 """
 
 SQLITE_TABLES = """
@@ -45,6 +51,15 @@ CREATE TABLE users (
 CREATE TABLE items (
     tenant INTEGER NOT NULL, code TEXT NOT NULL, amount INTEGER, weight REAL, raw BLOB, PRIMARY KEY (tenant, code)
 );
+CREATE TABLE labels (
+    owner INTEGER NOT NULL, label TEXT NOT NULL CHECK (label <> 'bad'), note TEXT DEFAULT 'new', place INTEGER UNIQUE,
+    PRIMARY KEY (owner, label)
+);
+CREATE TABLE ranks (
+    game TEXT NOT NULL, season INTEGER NOT NULL, player INTEGER NOT NULL, points REAL,
+    PRIMARY KEY (player, game, season)
+) WITHOUT ROWID;
+CREATE TABLE chunks (file TEXT NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (file, digest));
 """
 
 
@@ -83,6 +98,33 @@ def define_memory_tables(store: MemoryStore) -> None:
 
     store.define(users, {"note": "new"}, {"doubled": double}, grown)
     store.define(items)
+    define_child_tables(store)
+
+
+def define_child_tables(store: MemoryStore) -> None:
+    def column(name: str, kind: str, *flags: str) -> ColumnShape:
+        return ColumnShape(name, kind, "nullable" in flags, "default" in flags, False)
+
+    labels = (
+        column("owner", "INTEGER"),
+        column("label", "TEXT"),
+        column("note", "TEXT", "nullable", "default"),
+        column("place", "INTEGER", "nullable"),
+    )
+    ranks = (
+        column("game", "TEXT"),
+        column("season", "INTEGER"),
+        column("player", "INTEGER"),
+        column("points", "REAL", "nullable"),
+    )
+    chunks = (column("file", "TEXT"), column("digest", "BLOB"))
+
+    def is_good(row: dict[str, Any]) -> bool:
+        return bool(row["label"] != "bad")
+
+    store.define(RelationShape("labels", labels, (("owner", "label"), ("place",)), False), {"note": "new"}, {}, is_good)
+    store.define(RelationShape("ranks", ranks, (("player", "game", "season"),), False))
+    store.define(RelationShape("chunks", chunks, (("file", "digest"),), False))
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -431,6 +473,261 @@ async def test_without_want_rows_there_are_no_after_images(store: Store) -> None
     assert [(result.found, result.row) for result in applied] == [(True, None), (True, None)]
 
 
+# --- child tables ------------------------------------------------------------------------------------------------
+
+
+async def labels(store: Store) -> Mapping:
+    one = rule("labels:{owner:int}", "labels", value="set", column="label")
+    return build_mapping(one, await store.describe("labels"), store.dialect)
+
+
+async def ranks(store: Store) -> Mapping:
+    one = rule("ranks:{game}:{season:int}", "ranks", value="zset", column="player", score="points")
+    return build_mapping(one, await store.describe("ranks"), store.dialect)
+
+
+async def chunks(store: Store) -> Mapping:
+    one = rule("chunks:{file}", "chunks", value="set", column="digest")
+    return build_mapping(one, await store.describe("chunks"), store.dialect)
+
+
+def whole(mapping: Mapping, key: tuple[object, ...], value: object, existed: bool | None = None) -> RowOp:
+    """The key is to hold this value; None for its existence: nobody looked."""
+    return accepted(mapping, key, Change(b"k", WRITE, mapping.kind, value, None, NEVER, existed))
+
+
+def touched(mapping: Mapping, key: tuple[object, ...], value: object, *members: bytes) -> RowOp:
+    """These members of the key's new value have changed."""
+    return accepted(mapping, key, Change(b"k", WRITE, mapping.kind, value, set(members), NEVER, True))
+
+
+def deleted(mapping: Mapping, key: tuple[object, ...], *last: bytes) -> RowOp:
+    """The key is deleted, or its last members were taken out."""
+    return accepted(mapping, key, Change(b"k", KEY_DELETED, 0, None, set(last) if last else None, NEVER, True))
+
+
+def accepted(mapping: Mapping, key: tuple[object, ...], change: Change) -> RowOp:
+    op, _ = mapping.accept(key, change, 0)
+    assert op is not None
+    return op
+
+
+async def values(store: Store, mapping: Mapping, *keys: tuple[object, ...]) -> dict[tuple[object, ...], object]:
+    found: dict[tuple[object, ...], object] = {}
+    for key, row in (await store.load_many(mapping, keys)).items():
+        loaded = mapping.value_of(key, row)
+        assert loaded is not None
+        found[key] = loaded.value
+    return found
+
+
+async def test_load_many_of_sets_is_one_statement_and_leaves_out_keys_without_members(store: Store) -> None:
+    mapping = await labels(store)
+    await store.apply([whole(mapping, (owner,), {b"a", b"b%d" % owner}) for owner in range(3)], False)
+    before = store.stats().load_statements
+    assert await values(store, mapping, (2,), (9,), (0,), (2,)) == {(2,): {b"a", b"b2"}, (0,): {b"a", b"b0"}}
+    assert store.stats().load_statements == before + 1
+
+
+async def test_load_many_of_sorted_sets_of_composite_keys_is_one_statement(store: Store) -> None:
+    mapping = await ranks(store)
+    first, second = ("chess", 1), ("chess", 2)
+    await store.apply([whole(mapping, first, {b"7": 1.5, b"8": -2.0}), whole(mapping, second, {b"7": 0.1})], False)
+    before = store.stats().load_statements
+    found = await values(store, mapping, first, second, ("go", 1))
+    assert found == {first: {b"7": 1.5, b"8": -2.0}, second: {b"7": 0.1}}
+    assert store.stats().load_statements == before + 1
+
+
+async def test_member_that_comes_or_goes_is_one_statement_and_one_row(store: Store) -> None:
+    mapping = await labels(store)
+    await store.apply([whole(mapping, (1,), {b"a", b"b"}), whole(mapping, (2,), {b"a"})], False)
+    before = store.stats()
+    await store.apply([touched(mapping, (1,), {b"a", b"b", b"c"}, b"c")], False)
+    await store.apply([touched(mapping, (1,), {b"b", b"c"}, b"a")], False)
+    after = store.stats()
+    assert after.write_statements == before.write_statements + 2
+    assert after.load_statements == before.load_statements
+    assert await values(store, mapping, (1,), (2,)) == {(1,): {b"b", b"c"}, (2,): {b"a"}}
+
+
+async def test_member_that_is_there_keeps_its_other_columns_and_a_replaced_set_too(store: Store) -> None:
+    mapping = await labels(store)
+    rows_of = build_mapping(rule("label:{owner:int}:{label}", "labels"), await store.describe("labels"), store.dialect)
+    await store.apply([RowOp(rows_of, REPLACE, (1, "a"), ("note", "place"), ("mine", 5))], False)
+    await store.apply([touched(mapping, (1,), {b"a", b"b"}, b"a", b"b")], False)
+    await store.apply([whole(mapping, (1,), {b"a", b"c"})], False)
+    found = await store.load_many(rows_of, [(1, "a"), (1, "b"), (1, "c")])
+    assert found == {(1, "a"): (1, "a", "mine", 5), (1, "c"): (1, "c", "new", None)}
+
+
+async def test_score_is_inserted_changed_and_left_alone(store: Store) -> None:
+    mapping = await ranks(store)
+    key = ("chess", 1)
+    await store.apply([whole(mapping, key, {b"7": 1.0, b"8": 2.0})], False)
+    await store.apply([touched(mapping, key, {b"7": float("inf"), b"8": 2.0, b"9": 1e-300}, b"7", b"8", b"9")], False)
+    assert await values(store, mapping, key) == {key: {b"7": float("inf"), b"8": 2.0, b"9": 1e-300}}
+
+
+async def test_whole_value_takes_out_what_is_not_in_it_and_of_this_key_alone(store: Store) -> None:
+    mapping = await labels(store)
+    await store.apply([whole(mapping, (owner,), {b"a", b"b", b"c"}) for owner in (1, 2)], False)
+    await store.apply([whole(mapping, (1,), {b"c", b"d"})], False)
+    assert await values(store, mapping, (1,), (2,)) == {(1,): {b"c", b"d"}, (2,): {b"a", b"b", b"c"}}
+
+
+async def test_value_of_a_key_that_was_absent_deletes_nothing_of_others(store: Store) -> None:
+    mapping = await labels(store)
+    await store.apply([whole(mapping, (1,), {b"theirs"})], False)
+    before = store.stats().write_statements
+    await store.apply([whole(mapping, (1,), {b"mine"}, existed=False)], False)
+    assert store.stats().write_statements == before + 1
+    assert await values(store, mapping, (1,)) == {(1,): {b"mine", b"theirs"}}
+
+
+async def test_delete_of_a_key_takes_all_its_rows_and_tells_whether_there_were_any(store: Store) -> None:
+    mapping = await labels(store)
+    await store.apply([whole(mapping, (owner,), {b"a", b"b"}) for owner in (1, 2)], False)
+    before = store.stats().write_statements
+    applied = await store.apply([deleted(mapping, (1,)), deleted(mapping, (9,))], True)
+    assert [(result.found, result.row) for result in applied] == [(True, None), (False, None)]
+    assert store.stats().write_statements == before + 1
+    assert await values(store, mapping, (1,), (2,)) == {(2,): {b"a", b"b"}}
+
+
+async def test_last_member_taken_out_leaves_rows_that_others_have_put_there(store: Store) -> None:
+    mapping = await labels(store)
+    await store.apply([whole(mapping, (1,), {b"known", b"theirs"})], False)
+    applied = await store.apply([deleted(mapping, (1,), b"known")], False)
+    assert [result.found for result in applied] == [True]
+    assert await values(store, mapping, (1,)) == {(1,): {b"theirs"}}
+
+
+async def test_all_changes_of_a_child_table_are_one_delete_and_one_upsert_beside_the_rows(store: Store) -> None:
+    sets, scores, rows_ = await labels(store), await ranks(store), await users(store)
+    await store.apply([whole(sets, (owner,), {b"a", b"b", b"c"}) for owner in range(40)], False)
+    before = store.stats()
+    ops: list[RowOp] = [user(rows_, 1), whole(scores, ("chess", 1), {b"7": 1.0}, existed=False)]
+    for owner in range(0, 40, 4):
+        ops.append(touched(sets, (owner,), {b"a", b"b", b"c", b"d"}, b"d"))
+        ops.append(touched(sets, (owner + 1,), {b"b", b"c"}, b"a"))
+        ops.append(whole(sets, (owner + 2,), {b"c", b"x"}))
+        ops.append(deleted(sets, (owner + 3,)))
+    ops.append(user(rows_, 2))
+    applied = await store.apply(ops, False)
+    after = store.stats()
+    # Users are one statement, the new sorted set another.
+    assert after.write_statements == before.write_statements + 4
+    assert after.transactions == before.transactions + 1
+    assert all(result.found for result in applied)
+    found = await values(store, sets, *[(owner,) for owner in range(40)])
+    wanted = [{b"a", b"b", b"c", b"d"}, {b"b", b"c"}, {b"c", b"x"}]
+    assert found == {(owner,): wanted[owner % 4] for owner in range(40) if owner % 4 < 3}
+
+
+async def test_thousand_members_are_one_statement(store: Store) -> None:
+    mapping = await labels(store)
+    members = {b"m%d" % number for number in range(1_000)}
+    before = store.stats().write_statements
+    await store.apply([whole(mapping, (1,), members, existed=False)], False)
+    assert store.stats().write_statements == before + 1
+    await store.apply([touched(mapping, (1,), {b"m0"}, *(members - {b"m0"}))], False)
+    assert store.stats().write_statements == before + 2
+    assert await values(store, mapping, (1,)) == {(1,): {b"m0"}}
+
+
+async def test_tens_of_thousands_of_members_are_written_replaced_and_deleted(store: Store) -> None:
+    if store.dialect == "memory":
+        pytest.skip("the memory store looks at each row for each member")
+    mapping = await labels(store)
+    members = {b"m%d" % number for number in range(20_000)}
+    await store.apply([whole(mapping, (1,), members, existed=False), whole(mapping, (2,), {b"m1"})], False)
+    await store.apply([whole(mapping, (1,), (members - {b"m7"}) | {b"new"})], False)
+    assert await values(store, mapping, (1,)) == {(1,): (members - {b"m7"}) | {b"new"}}
+    await store.apply([deleted(mapping, (1,))], False)
+    assert await values(store, mapping, (1,), (2,)) == {(2,): {b"m1"}}
+
+
+async def test_members_of_any_bytes_come_stay_and_go(store: Store) -> None:
+    mapping = await chunks(store)
+    odd = {b"", b"\x00", b"\xff\xfe", b"'", b'"', b"[1]"}
+    await store.apply([whole(mapping, ("a'\"b",), odd), whole(mapping, ("c",), odd)], False)
+    await store.apply([whole(mapping, ("a'\"b",), {b"\xff\xfe", b"new"})], False)
+    await store.apply([touched(mapping, ("c",), odd - {b"\x00"}, b"\x00")], False)
+    assert await values(store, mapping, ("a'\"b",), ("c",)) == {
+        ("a'\"b",): {b"\xff\xfe", b"new"},
+        ("c",): odd - {b"\x00"},
+    }
+
+
+async def test_member_moves_between_keys_although_another_unique_key_holds_it(store: Store) -> None:
+    rows_of = build_mapping(rule("label:{owner:int}:{label}", "labels"), await store.describe("labels"), store.dialect)
+    by_place = build_mapping(
+        rule("places:{owner:int}", "labels", value="zset", column="label", score="place"),
+        await store.describe("labels"),
+        store.dialect,
+    )
+    await store.apply([RowOp(rows_of, REPLACE, (1, "a"), ("place",), (5,))], False)
+    # The one that it moves to comes first in the batch: deletes go before upserts all the same.
+    ops = [whole(by_place, (2,), {b"a": 5.0}, existed=False), deleted(by_place, (1,), b"a")]
+    await store.apply(ops, False)
+    assert await values(store, by_place, (1,), (2,)) == {(2,): {b"a": 5.0}}
+
+
+async def test_conflict_with_another_unique_key_is_refused_and_not_taken_for_a_member(store: Store) -> None:
+    by_place = build_mapping(
+        rule("places:{owner:int}", "labels", value="zset", column="label", score="place"),
+        await store.describe("labels"),
+        store.dialect,
+    )
+    await store.apply([whole(by_place, (1,), {b"a": 5.0})], False)
+    with pytest.raises(RowRejected) as caught:
+        await store.apply([whole(by_place, (2,), {b"b": 5.0})], False)
+    assert caught.value.sqlstate == "23505"
+    assert await values(store, by_place, (1,), (2,)) == {(1,): {b"a": 5.0}}
+
+
+async def test_refused_member_leaves_nothing_of_its_transaction_behind(store: Store) -> None:
+    mapping, other = await labels(store), await users(store)
+    await store.apply([whole(mapping, (1,), {b"a", b"b"}), user(other, 1, age=1)], False)
+    ops = [
+        user(other, 1, age=2),
+        touched(mapping, (1,), {b"b"}, b"a"),
+        whole(mapping, (2,), {b"good", b"bad"}),
+        deleted(mapping, (3,)),
+    ]
+    with pytest.raises(RowRejected) as caught:
+        await store.apply(ops, False)
+    assert caught.value.sqlstate == "23514"
+    assert await values(store, mapping, (1,), (2,)) == {(1,): {b"a", b"b"}}
+    assert (await rows(store, other, 1))[1]["age"] == 1
+
+
+async def test_rows_without_a_score_are_no_members_until_they_get_one(store: Store) -> None:
+    mapping = await ranks(store)
+    rows_of = build_mapping(
+        rule("rank:{player:int}:{game}:{season:int}", "ranks"), await store.describe("ranks"), store.dialect
+    )
+    await store.apply([RowOp(rows_of, REPLACE, (7, "go", 1), ("points",), (None,))], False)
+    row = (await store.load_many(mapping, [("go", 1)]))[("go", 1)]
+    assert mapping.value_of(("go", 1), row) is None
+    await store.apply([whole(mapping, ("go", 1), {b"7": 3.0}, existed=False)], False)
+    assert await values(store, mapping, ("go", 1)) == {("go", 1): {b"7": 3.0}}
+
+
+async def test_concurrent_writes_of_the_same_members_all_succeed(store: Store) -> None:
+    mapping = await labels(store)
+    members = [b"m%d" % number for number in range(20)]
+    batches = [
+        [touched(mapping, (owner,), set(members[turn % 3 :]), *members) for owner in range(5)] for turn in range(12)
+    ]
+    for batch in batches[::2]:
+        batch.reverse()
+    await asyncio.gather(*[store.apply(batch, False) for batch in batches])
+    found = await values(store, mapping, *[(owner,) for owner in range(5)])
+    assert len({frozenset(value) for value in found.values()}) == 1  # type: ignore[call-overload]
+
+
 # --- the schema --------------------------------------------------------------------------------------------------
 
 
@@ -504,6 +801,19 @@ async def test_the_generic_table_keeps_kind_value_and_expiry(store: Store) -> No
     assert await read(store, mapping, b"any:1") == (STRING, b"\x00\xffraw", 1_700_001_000_123)
     assert await read(store, mapping, b"any:2") == (HASH, {b"f": b"\x00", b"g": b""}, NEVER)
     assert await read(store, mapping, b"any:3") is None
+
+
+async def test_the_generic_table_keeps_collections(store: Store) -> None:
+    mapping = await generic(store)
+    values: list[tuple[int, object]] = [
+        (LIST, [b"b", b"\x00", b"b"]),
+        (SET, {b"a", b"", b"\xff"}),
+        (ZSET, {b"a": 0.1, b"b": float("inf"), b"\xff": float("-inf"), b"": 5e-324}),
+    ]
+    for number, (kind, value) in enumerate(values):
+        await write(store, mapping, b"any:%d" % number, kind, value, NEVER)
+    for number, (kind, value) in enumerate(values):
+        assert await read(store, mapping, b"any:%d" % number) == (kind, value, NEVER)
 
 
 async def test_the_generic_table_overwrites_kind_and_expiry_and_deletes(store: Store) -> None:

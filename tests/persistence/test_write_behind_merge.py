@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from persistence.change import DELETE, EXPIRY, HASH, NEVER, STRING, WRITE, Change
-from persistence.write_behind import merge
+from persistence.pending import merge
 
 
 def value(text: bytes, existed: bool | None = None) -> Change:
@@ -44,7 +44,7 @@ def test_anything_and_delete_leave_a_tombstone() -> None:
 
 def test_write_on_a_tombstone_replaces_the_row() -> None:
     merged = merge(delete(), members(False, a=b"1"))
-    assert (merged.verb, merged.members, merged.existed) == (WRITE, None, False)
+    assert (merged.verb, merged.members, merged.existed) == (WRITE, None, None)
 
 
 def test_new_lifetime_keeps_the_unsaved_value() -> None:

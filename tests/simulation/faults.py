@@ -15,14 +15,14 @@ Statements overtake each other freely: each reads or commits at one moment betwe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from random import Random
 from typing import Any, Final, TypeVar
 
 from persistence.errors import LoadTimeout, RowRejected, StoreDown, StoreError, StoreTimeout
 from persistence.mapping import Mapping, RowOp
 from persistence.rows import RelationShape, Row, RowKey
-from persistence.stores.base import Applied, StoreStats
+from persistence.stores.base import Applied, Stamp, StoreStats
 from persistence.stores.memory import MemoryStore
 from persistence.write_behind import QUARANTINE_SLACK_S
 
@@ -80,6 +80,8 @@ class FaultyStore:
         self.late_commits = 0
         self._random = random
         self._tell = tell
+        # Batches that were asked for and had not been committed: they never will be, however late they arrive.
+        self._claimed: set[tuple[str, int]] = set()
 
     def heal(self) -> None:
         """From now on all goes well, and quickly."""
@@ -111,6 +113,9 @@ class FaultyStore:
         await self._load_fate("create")
         await self.inner.create_generic()
 
+    def pages(self, sql: str, rows: int) -> AsyncGenerator[list[Row], None]:
+        return self.inner.pages(sql, rows)
+
     async def reap_generic(self, now_ms: int, limit: int) -> int:
         await self._travel()
         return await self.inner.reap_generic(now_ms, limit)
@@ -123,8 +128,29 @@ class FaultyStore:
         await self._travel()
         return rows
 
-    async def apply(self, ops: Sequence[RowOp], want_rows: bool) -> list[Applied]:
+    async def create_applied(self) -> None:
         await self._travel()
+        await self.inner.create_applied()
+
+    async def claim(self, stamp: Stamp) -> bool:
+        await self._travel()
+        if self._draw(self.write_fates) == "down":
+            raise StoreDown("connection refused")
+        applied = now(self.inner.claim(stamp))
+        if not applied:
+            self._claimed.add((stamp.node, stamp.batch))
+        self._tell(f"store: batch {stamp.batch} {'was applied' if applied else 'never will be applied'}")
+        await self._travel()
+        return applied
+
+    async def apply(self, ops: Sequence[RowOp], want_rows: bool, stamp: Stamp | None = None) -> list[Applied]:
+        try:
+            await self._travel()
+        except asyncio.CancelledError:
+            # Whoever sent it is dead. It may arrive all the same.
+            if stamp is not None and self._random.random() < 0.3:
+                self._land_later(ops, want_rows, stamp)
+            raise
         fate = self._draw(self.write_fates)
         if fate == "down":
             self._tell(f"store: down for {_text(ops)}")
@@ -138,11 +164,9 @@ class FaultyStore:
             if fate == "cut":
                 raise StoreDown("connection lost before COMMIT")
             if fate == "late":
-                self.late_commits += 1
-                most_s = self.statement_timeout_s + 0.9 * QUARANTINE_SLACK_S
-                asyncio.get_running_loop().call_later(self._random.random() * most_s, self._land, list(ops), want_rows)
+                self._land_later(ops, want_rows, stamp)
             raise StoreTimeout("no answer in time")
-        results = now(self.inner.apply(ops, want_rows))
+        results = now(self.inner.apply(ops, want_rows, stamp))
         self._tell(f"store: committed {_text(ops)}")
         await self._travel()
         if fate == "done":
@@ -150,10 +174,18 @@ class FaultyStore:
             raise StoreTimeout("no answer in time")
         return results
 
-    def _land(self, ops: list[RowOp], want_rows: bool) -> None:
+    def _land_later(self, ops: Sequence[RowOp], want_rows: bool, stamp: Stamp | None) -> None:
+        self.late_commits += 1
+        delay_s = self._random.random() * (self.statement_timeout_s + 0.9 * QUARANTINE_SLACK_S)
+        asyncio.get_running_loop().call_later(delay_s, self._land, list(ops), want_rows, stamp)
+
+    def _land(self, ops: list[RowOp], want_rows: bool, stamp: Stamp | None) -> None:
         self.late_commits -= 1
+        if stamp is not None and (stamp.node, stamp.batch) in self._claimed:
+            self._tell(f"store: late and settled {_text(ops)}")
+            return
         try:
-            now(self.inner.apply(ops, want_rows))
+            now(self.inner.apply(ops, want_rows, stamp))
             self._tell(f"store: committed late {_text(ops)}")
         except StoreError as error:
             self._tell(f"store: late and refused ({error}) {_text(ops)}")

@@ -42,6 +42,8 @@ class Scenario:
     joint: float = 0.0
     # Somebody else writes to the database: only that everything settles can be judged then.
     outsiders: bool = False
+    # A journal with this `fsync`, and crashes; empty for neither.
+    journal: str = ""
 
     def key(self, number: int) -> bytes:
         """The key of row `number`, which counts from 1."""
@@ -83,6 +85,10 @@ SCENARIOS: Final = {
         Scenario("write-around-multi", HASH, READ_THROUGH, WRITE_AROUND, joint=0.6),
         Scenario("refresh-ahead", COLUMN, REFRESH_AHEAD, WRITE_THROUGH),
         Scenario("refresh-ahead-behind", GENERIC, REFRESH_AHEAD, WRITE_BEHIND, joint=0.2),
+        Scenario("journaled", HASH, READ_THROUGH, WRITE_BEHIND, journal="always"),
+        Scenario("journaled-column", COLUMN, READ_THROUGH, WRITE_BEHIND, journal="always"),
+        Scenario("journaled-multi", GENERIC, READ_THROUGH, WRITE_BEHIND, joint=0.4, journal="always"),
+        Scenario("journaled-everysec", HASH, READ_THROUGH, WRITE_BEHIND, journal="everysec"),
         Scenario("outsiders", HASH, READ_THROUGH, WRITE_THROUGH, outsiders=True),
         Scenario("outsiders-behind", HASH, REFRESH_AHEAD, WRITE_BEHIND, outsiders=True),
     )

@@ -11,8 +11,9 @@ from persistence.engine import Engine
 from persistence.loader import Flight, Loader, Watch
 from persistence.locks import KeyLocks
 from persistence.managed import Target
+from persistence.pending import Saved
 from persistence.stores.base import Store
-from persistence.write_behind import Saved, WriteBehind
+from persistence.write_behind import WriteBehind
 from tests.simulation.run import run_seed, seeds
 
 MOST_SEEDS = 1000
@@ -55,7 +56,13 @@ def clear_the_mark_of_newer_writes(patch: Patch) -> None:
     saved = Engine._saved
 
     def careless(self: Engine, landed: Saved) -> None:
-        entry = self.memory.held(landed.pending.target.key)
+        target = landed.pending.target
+        queue = self.queue_of(target.prefix)
+        newer = queue._dirty[target.prefix].pop(target.key, None)
+        if newer is not None:
+            del queue._since[newer.first_seq]
+            queue._bytes[target.prefix] -= newer.bytes
+        entry = self.memory.held(target.key)
         if entry is not None and entry.lease is not None:
             entry.lease.dirty_seq = landed.pending.seq
         saved(self, landed)

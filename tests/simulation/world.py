@@ -3,14 +3,16 @@
     clients ──► Session + Dispatch.run_batch, as server/net/connection.py does it
                    └► Engine, Loader, KeyLocks, WriteBehind over Keyspace
                          └► FaultyStore ► MemoryStore
-    chaos: evictions, invalidations, FLUSHALL, outages, wall clock, outsiders
+    chaos: evictions, invalidations, FLUSHALL, outages, wall clock, outsiders, crashes
 
 Everything random is drawn from streams derived from the seed, one per source, so that a change in one of them leaves
 the others as they were. A run ends with healing: faults stop, stragglers land, what is unsaved is flushed; then memory
 and database must agree, and the history must have an explanation (check.py).
 
-What outlives a crash (the store) is made in `__init__`, what does not (keyspace, engine, dispatch) in `boot`: a version
-with a journal crashes by cancelling what runs and calling `boot` again on the same store and the same disk.
+What outlives a crash (the store, the disk) is made in `__init__`, what does not (keyspace, engine, dispatch) in `boot`.
+With a journal the process crashes by cancelling all that runs and booting again, on the same store and on what the disk
+has kept: everything after a kill, what was synced and more or less of the rest after a power loss. What a client had
+sent and was not told has an unknown outcome; what it was told has not.
 """
 
 from __future__ import annotations
@@ -23,12 +25,17 @@ from random import Random
 from typing import Any, Final, cast
 
 from persistence.engine import Engine
+from persistence.errors import JournalError
+from persistence.journal_options import JournalOptions
+from persistence.journal_recovery import open_journal
 from persistence.prefixes import RuleTable
+from persistence.restart import take_up
 from persistence.rows import ColumnShape, RelationShape
 from persistence.stores.memory import MemoryStore
 from persistence.write_behind import QUARANTINE_SLACK_S
 from protocol.decoder import PENDING, ReplyDecoder, ReplyError
 from protocol.encoder import encode_into
+from server.acl import Acl
 from server.commands.context import Server
 from server.control import CachePort
 from server.dispatch import Dispatch
@@ -38,6 +45,8 @@ from tests.simulation.check import DONE, REFUSED, UNKNOWN, History, Operation, V
 from tests.simulation.faults import FakeClock, FaultyStore, now
 from tests.simulation.loop import Deadlock, SimulatedLoop
 from tests.simulation.scenarios import COLUMN, HASH, Scenario, draw
+from tests.support.fake_disk import KEEP, LOSE, TEAR, FakeDisk
+from tests.support.journals import DIRECTORY, LoopRunner
 
 _ITEMS: Final = RelationShape(
     "items",
@@ -67,6 +76,7 @@ class FakeServer:
         self.keyspace = keyspace
         self.cache = cache
         self.random = random
+        self.acl = Acl("", "", None, random.randbytes)
         self._clock = clock
 
     def wall_offset_ms(self) -> int:
@@ -97,6 +107,15 @@ class World:
         self.initial: dict[bytes, Value] = {}
         self.history = History(self.rule.write == "write-behind")
         self.chaotic = True
+        self.disk = FakeDisk()
+        self.faults = self._stream("disk")
+        self.runner: LoopRunner | None = None
+        # Processes that have died; and whether this one serves.
+        self.deaths = 0
+        self.serves = asyncio.Event()
+        self.died: asyncio.Future[None] | None = None
+        # What a crash does not end.
+        self.survivors: set[asyncio.Task[Any] | None] = set()
         # Commands that run, their clients present or not.
         self.running: set[asyncio.Task[object]] = set()
         self._numbers = iter(range(1, 1 << 30))
@@ -153,12 +172,78 @@ class World:
         if self.setup.random() < 0.5:
             now(self._open())
         loop = self.loop
+        self.survivors.add(asyncio.current_task())
+        await self._serve()
         clients = [loop.create_task(Client(self, number).live()) for number in range(self.setup.randint(3, 6))]
         chaos = loop.create_task(Chaos(self).live())
+        self.survivors.update((*clients, chaos))
         await asyncio.gather(*clients)
         self.chaotic = False
         await chaos
         await self._heal()
+
+    # -- lives and deaths ---------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        # The process has started: what the journal remembers is taken up before a client is served.
+        self.died = self.loop.create_future()
+        if self.scenario.journal:
+            runner = self.runner = LoopRunner(self._job_s)
+            options = JournalOptions(DIRECTORY, self.scenario.journal, 4096, 1 << 20)
+            try:
+                journal, recovery = open_journal(self.disk, options, runner, self.clock, "sim")
+            except JournalError as error:
+                raise Violation(f"the journal cannot be opened after a crash: {error}") from error
+            self.engine.use_journal(journal)
+            self.dispatch.journal = journal
+            self.tell(str(take_up(self.engine, journal, recovery)))
+            for queue in self.engine.queues.values():
+                await queue.wait_decided(0.3)
+        self.serves.set()
+
+    def _job_s(self) -> float:
+        # How long a write with its sync takes.
+        return self.faults.choice((0.0, 0.001, 0.01))
+
+    async def crash(self) -> None:
+        """The process dies, and starts again."""
+        journal = self.dispatch.journal
+        assert journal is not None and self.runner is not None and self.died is not None
+        power_loss = journal.always and self.faults.random() < 0.6
+        while not journal.always and journal.durable_seq < journal.next_seq - 1:  # noqa: ASYNC110 - nobody tells of that
+            # (Without `always` a reader may see what the tick has not written yet. That is no promise.)
+            await asyncio.sleep(0)
+        how = self.faults.choice((LOSE, KEEP, TEAR))
+        self.disk = self.disk.after_power_loss(how, self.faults) if power_loss else self.disk.after_kill()
+        self.tell(f"crash: {'power loss, ' + how if power_loss else 'killed'}")
+        self.deaths += 1
+        self.serves.clear()
+        self.runner.ended = True
+        self.died.set_result(None)
+        doomed = [task for task in asyncio.all_tasks() if task not in self.survivors]
+        for task in doomed:
+            task.cancel()
+        await asyncio.gather(*doomed, return_exceptions=True)
+        self.running.clear()
+        self.boot()
+        if self.setup.random() < 0.5:
+            await self._open_as_it_is()
+        await self._serve()
+
+    async def _open_as_it_is(self) -> None:
+        # With the faults of the day.
+        problems = await self.engine.open()
+        assert not problems, problems
+
+    async def _told(self, session: Session, life: int) -> bool:
+        # Replies that tell of what is not durable wait, as in Connection. False: the process has died over it.
+        seq, session.hold_seq = session.hold_seq, 0
+        if not seq:
+            return life == self.deaths
+        journal = self.dispatch.journal
+        assert journal is not None and self.died is not None
+        await asyncio.wait((journal.wait_durable(seq), self.died), return_when=asyncio.FIRST_COMPLETED)
+        return life == self.deaths
 
     async def _open(self) -> None:
         store, self.store.inner = self.store, self.tables
@@ -236,6 +321,7 @@ class World:
 
     async def send(self, session: Session, operations: list[Operation], patience: Random | None) -> bool:
         """One pipeline, run as a Connection does; with `patience` the client may leave. False: it has left."""
+        life = self.deaths
         wire: list[list[bytes]] = []
         owner: list[Operation | None] = []
         for operation in operations:
@@ -253,6 +339,10 @@ class World:
                     break
             position = self.dispatch.run_batch(session, wire, position, out)
             waiting, session.waiting = session.waiting, None
+            if not await self._told(session, life):
+                if waiting is not None:
+                    waiting.close()
+                return False
             for index, reply in zip(range(first, position), _decoded(out), strict=False):
                 self._answer(owner[index], reply)
                 self._call(owner[index + 1] if index + 1 < position else None)
@@ -266,7 +356,10 @@ class World:
                 self.tell(f"c{operations[0].client} leaves")
                 session.close()
                 return False
-            reply = await task
+            await asyncio.wait((task,))
+            if task.cancelled() or not await self._told(session, life):
+                return False
+            reply = task.result()
             out = []
             encode_into(out, reply, session.protocol)
             self._answer(owner[position - 1], _decoded(out)[0])
@@ -307,6 +400,10 @@ class World:
         await self.send(self.session(), [operation], None)
         return operation
 
+    def is_journaled(self) -> bool:
+        """May the process crash?"""
+        return bool(self.scenario.journal)
+
     async def admin(self, *words: bytes) -> object:
         """A command that is no part of the history."""
         session = self.session()
@@ -330,6 +427,10 @@ class World:
         await asyncio.sleep(self.store.statement_timeout_s + QUARANTINE_SLACK_S + 0.1)
         if self.store.late_commits:
             raise Violation("the simulation's own bug: a commit is later than the quarantine")
+        # While the probe that closes the breaker is out, others are still turned away.
+        while self.engine.breakers["main"].is_open:
+            await self.admin(b"CACHE.LOAD", self.keys[0])
+            await asyncio.sleep(self.store.statement_timeout_s)
         await self.admin(b"CACHE.FLUSH", b"TIMEOUT", b"60000")
         if self.engine.unsaved():
             raise Violation(f"{self.engine.unsaved()} unsaved keys after a flush of 60 s on a healthy store")
@@ -373,6 +474,10 @@ class World:
     async def _check_idle(self) -> None:
         engine = self.engine
         await engine.close(1.0)
+        if self.engine.journal is not None:
+            if self.engine.journal.stats().unsaved_keys:
+                raise Violation("the journal holds keys as unsaved that the database has")
+            self.engine.journal.close_nowait()
         me = asyncio.current_task()
         left = [task for task in asyncio.all_tasks() if task is not me and not task.done()]
         if left:
@@ -399,6 +504,7 @@ class Client:
     async def live(self) -> None:
         random = self.random
         world = self.world
+        life = world.deaths
         session = world.session()
         left = _OPERATIONS
         while left > 0:
@@ -406,6 +512,11 @@ class Client:
             count = min(left, random.choice((1, 1, 1, 1, 2, 4)))
             left -= count
             batch = [Operation(self.number, world.draw(random, self.reads), 0, 0.0) for _ in range(count)]
+            await world.serves.wait()
+            if life != world.deaths:
+                # Its connection went with the process.
+                life = world.deaths
+                session = world.session()
             if not await world.send(session, batch, random):
                 session = world.session()
 
@@ -439,12 +550,16 @@ class Chaos:
                 world.clock.set_wall(random.choice((-3_600_000, -700, 700, 3_600_000)))
             elif point < 0.93:
                 await self._outage()
+            elif world.is_journaled():
+                await world.crash()
             elif world.scenario.outsiders:
                 world.write_row(key, random.choice((None, b"%d" % random.randrange(1000))))
 
     def _evict(self, key: bytes) -> None:
         entry = self.world.memory.held(key)
         if entry is not None and not (entry.lease is not None and entry.lease.dirty_seq):
+            if self.world.engine.unsaved_seq(key):
+                raise Violation(f"{key!r} may be evicted, but has an unsaved change")
             self.world.memory.drop(key)
             self.world.tell(f"evicted {key.decode()}")
 

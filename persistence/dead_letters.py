@@ -1,0 +1,74 @@
+"""Dead letters: changes that the database refused for good, kept until an operator retries or drops them.
+
+None is ever forgotten to make room, because each was acknowledged. When as many are kept as may be, a row that is
+refused stays unsaved instead, where `max_dirty` bounds it and turns into backpressure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from persistence.backlog import weight_of
+from persistence.change import Change
+
+# How many are kept, and their estimated bytes: more than anybody reads, far less than fills a machine.
+KEPT: Final = 10_000
+KEPT_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A change that the database refused for good."""
+
+    id: int
+    prefix: str
+    key: bytes
+    sqlstate: str
+    message: str
+    attempts: int
+    unix_ms: int
+    change: Change
+
+
+class DeadLetters:
+    """The dead letters of one queue, oldest first."""
+
+    __slots__ = ("_bytes", "_letters")
+
+    def __init__(self) -> None:
+        self._letters: dict[int, DeadLetter] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._letters)
+
+    def values(self) -> Collection[DeadLetter]:
+        """All of them."""
+        return self._letters.values()
+
+    def get(self, id: int) -> DeadLetter | None:
+        """One of them, if it is there."""
+        return self._letters.get(id)
+
+    def is_full(self) -> bool:
+        """Are there as many as are kept?"""
+        return len(self._letters) >= KEPT or self._bytes >= KEPT_BYTES
+
+    def add(self, letter: DeadLetter) -> None:
+        """Keep another one, whatever there is."""
+        self._letters[letter.id] = letter
+        self._bytes += _weight(letter)
+
+    def pop(self, id: int) -> DeadLetter | None:
+        """Forget one; None when there is none."""
+        letter = self._letters.pop(id, None)
+        if letter is not None:
+            self._bytes -= _weight(letter)
+        return letter
+
+
+def _weight(letter: DeadLetter) -> int:
+    # (A change that is retried may be merged with others; by then its letter is gone.)
+    return len(letter.key) + weight_of(letter.change, False)

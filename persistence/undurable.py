@@ -1,0 +1,73 @@
+"""Undurable: changes in memory that the journal has not made durable yet (`fsync = "always"`).
+
+Nobody may see them: a reply that tells of such a change waits until the journal has it, the writer's as well as a
+reader's, because a crash would undo what a client has been told. Commands themselves do not wait, so that all changes
+of a loop tick share one sync.
+
+A hit on the hot road must not pay for this. As long as an entry's change is not durable its soft deadline lies in the
+past, which is what makes a reader look at it more closely; when the change is durable the deadline is put back.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+from persistence.errors import JournalError
+from persistence.journal import Journal
+from persistence.seams import Held, Memory
+
+
+class Undurable:
+    """The keys whose newest change is not durable."""
+
+    __slots__ = ("_journal", "_memory", "_unsaved_seq", "_waiting")
+
+    def __init__(self, journal: Journal, memory: Memory, unsaved_seq: Callable[[bytes], int]) -> None:
+        self._journal = journal
+        self._memory = memory
+        # The sequence of a key's newest unsaved change, for keys that memory does not hold (tombstones).
+        self._unsaved_seq = unsaved_seq
+        # Key → (sequence, soft deadline to put back), oldest first.
+        self._waiting: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+
+    def add(self, entry: Held, seq: int) -> None:
+        """An entry holds a recorded change, and its deadlines have just been set."""
+        journal = self._journal
+        if not journal.always or seq <= journal.durable_seq:
+            return
+        if not self._waiting:
+            journal.when_durable(seq, self._came)
+        self._waiting.pop(entry.key, None)
+        self._waiting[entry.key] = (seq, entry.soft_ms)
+        entry.soft_ms = 0
+
+    def newest(self, keys: Iterable[bytes]) -> int:
+        """The highest sequence among these keys' changes that are not durable; 0 when all are."""
+        journal = self._journal
+        durable_seq = journal.durable_seq
+        if durable_seq == journal.next_seq - 1 or not journal.always:
+            return 0
+        newest = 0
+        for key in keys:
+            entry = self._memory.held(key)
+            lease = entry.lease if entry is not None else None
+            seq = lease.dirty_seq if lease is not None else self._unsaved_seq(key)
+            newest = max(newest, seq)
+        return newest if newest > durable_seq else 0
+
+    def _came(self, error: JournalError | None) -> None:
+        if error is not None:
+            # For ever: their readers are never answered.
+            return
+        durable_seq = self._journal.durable_seq
+        waiting = self._waiting
+        while waiting:
+            key, (seq, soft_ms) = next(iter(waiting.items()))
+            if seq > durable_seq:
+                self._journal.when_durable(seq, self._came)
+                return
+            del waiting[key]
+            entry = self._memory.held(key)
+            if entry is not None and entry.soft_ms == 0:
+                entry.soft_ms = soft_ms
