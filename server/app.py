@@ -19,17 +19,26 @@ import uvloop
 from eviction.policy import Policy
 from eviction.registry import create, from_redis, to_redis
 from persistence.engine import Engine
-from persistence.invalidation import Follower, SpelledTwice, outbox_sql
-from persistence.prefixes import RuleTable
-from persistence.stores.base import Store
+from persistence.hot_keys import HotKeys
+from persistence.invalidation import FOLLOWER_FIELDS, Follower, SpelledTwice, outbox_sql
+from persistence.prefixes import HOT_KEYS, RuleTable
+from persistence.reload import reload
+from persistence.stores.base import STORE_FIELDS, Store
 from persistence.stores.postgres import PostgresStore
 from persistence.stores.registry import open_store
+from persistence.warm_up import WarmUp
+from server.access import Access
+from server.audience import Audience
 from server.background import Background
 from server.clock import SystemClock
 from server.config import Config, load_config, warnings
-from server.control import CachePort, ConnectedClients, Control
+from server.config_file import RewritableSettings
+from server.control import CachePort, ConnectedClients, Control, walk
+from server.data_file import DataFile
+from server.diagnostics import Diagnostics
 from server.dispatch import Dispatch
 from server.errors import ConfigError
+from server.event_classes import parse_events
 from server.info import (
     REDIS_VERSION,
     Info,
@@ -39,12 +48,15 @@ from server.info import (
     platform_fields,
     resident_bytes,
 )
+from server.journaling import Journaling
 from server.keyspace.keyspace import Keyspace
 from server.metrics import Metrics
 from server.net.connection import Peers
 from server.net.http import HttpServer
 from server.net.listener import Listener
-from server.settings import RuntimeSettings, Setting, memory_size, whole_number
+from server.progress import TerminalProgress
+from server.script_service import FIXED, ScriptService
+from server.settings import Setting, memory_size, whole_number
 
 log = logging.getLogger("forebay")
 
@@ -53,6 +65,11 @@ UNSAVED_WRITES: Final = 4
 # Millions of entries without reference cycles: young collections find nothing to do and old ones only cost a pause.
 # The youngest generation runs every 100,000 net allocations, the oldest practically never by itself.
 _GC_THRESHOLDS: Final = (100_000, 50, 1_000_000)
+# Share of maxmemory that a warm-up fills. Eviction makes no more room than it must, so above this share a warm-up would
+# begin to push out what it has loaded.
+_WARM_SHARE: Final = 0.95
+# What noting the hot keys gets at least at shutdown.
+_LAST_NOTE_S: Final = 1.0
 # What the last flush gets even when the clients have used up all the time.
 _LAST_FLUSH_S: Final = 1.0
 Banner = Callable[[str, int], list[str]]
@@ -149,27 +166,40 @@ class Node:
             RuleTable(config.rules), make_stores(config), self.keyspace.database(0), self.clock, self.random
         )
         self.followers = make_followers(self.engine)
-        self._following: list[asyncio.Task[None]] = []
+        # What goes on beside serving: followers, the warm-up, the noting of hot keys.
+        self._tasks: list[asyncio.Task[None]] = []
         self.dispatch = Dispatch(self.keyspace, self.engine, self.clock)
         self.peers = Peers(self.dispatch, self.keyspace)
+        self.access = Access(config.server, self.peers)
+        self.audience = Audience(config.server, self.keyspace, self.dispatch, self.peers)
         self.background = Background(config, self.keyspace, self.engine, self.peers, self.clock)
-        self.cache = CachePort(self.engine, self.keyspace, self.clock)
+        self.diagnostics = Diagnostics(config.server, self.dispatch, self.background, self.clock)
+        self.scripting = ScriptService(config.server, self.dispatch)
+        self.journaling = Journaling(config.journal, self.engine)
+        self.hot_keys = self._make_hot_keys()
+        self.warm_up = WarmUp(self.engine, self.hot_keys, self._has_room, TerminalProgress(self.clock))
+        self.cache = CachePort(self.engine, self.keyspace, self.clock, self.warm_up, self.followers)
+        clients = ConnectedClients(self.peers, self.clock)
+        self.dispatch.blocking.presence = clients
         self.control = Control(
             self.keyspace,
-            ConnectedClients(self.peers, self.clock),
-            RuntimeSettings(self._settings()),
+            clients,
+            RewritableSettings(self._settings(), source, os.environ),
             self.cache,
             self.random,
             self.clock,
             Info(self._info_sections()),
-            config.server.password,
+            self.access.acl,
             self._begin_shutdown,
             self._reset_stats,
+            self.audience,
+            self.diagnostics,
+            self.scripting.scripts,
         )
         self.listener = Listener(config.server, self.peers, self.control, self.clock.now_ms)
         self.http: HttpServer | None = None
         if config.http.bind is not None:
-            metrics = Metrics(self.cache, self.keyspace, self.peers, self.dispatch)
+            metrics = Metrics(self.cache, self.keyspace, self.peers, self.dispatch, self.journaling)
             self.http = HttpServer(config.http.bind, lambda: self.ready, metrics.collect)
         self.ready = False
         self.stopping = asyncio.Event()
@@ -194,24 +224,24 @@ class Node:
         """Open stores, listeners and HTTP, and say `ready`. ConfigError when one of them cannot be had."""
         for line in warnings(self.config):
             log.warning(line)
-        problems = await self.engine.open()
-        if not problems:
-            problems = await _open_followers(self.followers)
-        if problems:
-            await self._stop_following()
-            await self.engine.close(0)
-            raise ConfigError(f"{self.source or 'configuration'}: {'; '.join(problems)}")
+        self._make_data_dir()
+        self.journaling.open(self.clock)
+        self.dispatch.journal = self.journaling.journal
         try:
-            await self.listener.open()
-            if self.http is not None:
-                await self.http.start()
-        except OSError as error:
+            await self._open()
+        except ConfigError:
             self.listener.close()
-            await self._stop_following()
+            await self._stop_tasks()
             await self.engine.close(0)
-            raise ConfigError(str(error.strerror or error)) from error
+            await self.journaling.close(0)
+            raise
         self.background.start()
-        self._following = [asyncio.get_running_loop().create_task(follower.run()) for follower in self.followers]
+        self.diagnostics.start()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(follower.run()) for follower in self.followers]
+        self._tasks.append(loop.create_task(self.warm_up.run()))
+        if self.hot_keys is not None:
+            self._tasks.append(loop.create_task(self.hot_keys.run()))
         self.ready = True
         if self.banner is not None:
             host = self.config.server.bind[0] if self.config.server.bind else "127.0.0.1"
@@ -221,6 +251,25 @@ class Node:
         if self.http is not None and self.http.address is not None:
             addresses.append("http://{}:{}".format(*self.http.address))
         log.info("ready %s", " ".join(addresses))
+        warming = [prefix.rule.name for prefix in self.warm_up.wanted()]
+        if warming:
+            log.info("warming up while clients are served: %s", ", ".join(warming))
+
+    async def _open(self) -> None:
+        await self.access.open()
+        problems = await self.engine.open()
+        if not problems:
+            problems = await _open_followers(self.followers)
+        if problems:
+            raise ConfigError(f"{self.source or 'configuration'}: {'; '.join(problems)}")
+        self.journaling.take_up()
+        await self.journaling.decide()
+        try:
+            await self.listener.open()
+            if self.http is not None:
+                await self.http.start()
+        except OSError as error:
+            raise ConfigError(str(error.strerror or error)) from error
 
     async def stop(self) -> int:
         """Stop accepting, finish what runs, flush, close; the exit code."""
@@ -232,6 +281,8 @@ class Node:
         self.peers.draining = True
         for peer in list(self.peers.by_id.values()):
             peer.stop_reading()
+        self.dispatch.pause.end()
+        self.dispatch.blocking.close()
         # Clients first, but for half of the time at the most: who does not read must not cost anybody unsaved writes.
         await self._wait_for_clients(began + int(timeout_s * 500))
         await self.engine.flush(max(0.0, (deadline - self.clock.now_ms()) / 1000))
@@ -240,24 +291,38 @@ class Node:
         for peer in list(self.peers.by_id.values()):
             peer.close_when_written()
         await self.background.stop()
-        await self._stop_following()
+        self.diagnostics.stop()
+        await self._stop_tasks()
+        await self._note_hot_keys((deadline - self.clock.now_ms()) / 1000)
         remaining_s = (deadline - self.clock.now_ms()) / 1000
         left = await self.engine.close(0.0 if self.force else max(_LAST_FLUSH_S, remaining_s))
+        await self.journaling.close((deadline - self.clock.now_ms()) / 1000)
         if self.http is not None:
             await self.http.stop()
         self.listener.remove_socket()
         if left:
-            log.error("stopped with %d unsaved writes", left)
+            kept = "; the journal has them" if self.journaling.journal is not None else ""
+            log.error("stopped with %d unsaved writes%s", left, kept)
             return UNSAVED_WRITES
         log.info("stopped cleanly")
         return CLEAN
 
-    async def _stop_following(self) -> None:
-        for task in self._following:
+    async def _stop_tasks(self) -> None:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._following, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for follower in self.followers:
             follower.close()
+
+    async def _note_hot_keys(self, seconds: float) -> None:
+        # Nothing that a shutdown should take longer for.
+        if self.hot_keys is None or self.force:
+            return
+        try:
+            async with asyncio.timeout(max(_LAST_NOTE_S, seconds)):
+                await self.hot_keys.note()
+        except OSError as error:
+            log.warning("the list of hot keys cannot be written: %s", error)
 
     async def _wait_for_clients(self, until_ms: int) -> None:
         while any(peer.busy for peer in self.peers.by_id.values()) and self.clock.now_ms() < until_ms:
@@ -266,6 +331,7 @@ class Node:
     def _signalled(self, number: int) -> None:
         if self.stopping.is_set():
             log.warning("second signal: exiting now with %d unsaved writes", self.engine.unsaved())
+            self.journaling.sync_now()
             logging.shutdown()
             os._exit(UNSAVED_WRITES if self.engine.unsaved() else CLEAN)
         log.info("%s: draining", signal.Signals(number).name)
@@ -285,7 +351,8 @@ class Node:
             return
         try:
             config = load_config(self.source, os.environ)
-            problems = await self.engine.reload(RuleTable(config.rules), self.config.server.shutdown_timeout_s)
+            users = await self.access.acl.read()
+            problems = await reload(self.engine, RuleTable(config.rules), self.config.server.shutdown_timeout_s)
         except ConfigError as error:
             log.error("reload refused, nothing changed: %s", error)
             return
@@ -300,8 +367,31 @@ class Node:
         self._limit_memory(config.memory.maxmemory)
         self.listener.max_clients = config.server.max_clients
         self.background.idle_timeout_s = config.server.timeout_s
-        self.control.set_password(config.server.password)
+        self.audience.tell_events(parse_events(config.server.notify_keyspace_events))
+        self.diagnostics.configure(config.server)
+        self.access.reload(config.server, users)
         log.info("configuration reloaded: %d rules", len(config.rules))
+
+    # -- warm-up ------------------------------------------------------------------------------------------------------
+
+    def _make_hot_keys(self) -> HotKeys | None:
+        directory = self.config.server.data_dir
+        if not directory:
+            return None
+        return HotKeys(self.engine, DataFile(Path(directory) / HOT_KEYS), lambda: walk(self.keyspace.database(0), 0))
+
+    def _make_data_dir(self) -> None:
+        directory = self.config.server.data_dir
+        if directory:
+            try:
+                Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                where = self.source or "configuration"
+                raise ConfigError(f"{where}: server.data_dir: {directory}: {error.strerror}") from error
+
+    def _has_room(self) -> bool:
+        limit = self.keyspace.maxmemory
+        return not limit or self.keyspace.used() < limit * _WARM_SHARE
 
     # -- settings -----------------------------------------------------------------------------------------------------
 
@@ -330,9 +420,6 @@ class Node:
             assert isinstance(value, int)
             self.background.idle_timeout_s = float(value)
 
-        def set_password(value: object) -> None:
-            self.control.set_password(str(value))
-
         server = self.config.server
         scope: Callable[[], str] = lambda: "volatile" if self.volatile_only else "all"  # noqa: E731
         return [
@@ -340,7 +427,6 @@ class Node:
             Setting("maxmemory-policy", lambda: to_redis(self.policy_name, scope()), from_redis, set_policy),
             Setting("maxclients", lambda: str(self.listener.max_clients), whole_number(1, 1_000_000), set_max_clients),
             Setting("timeout", lambda: str(int(self.background.idle_timeout_s)), whole_number(0, 1 << 31), set_timeout),
-            Setting("requirepass", lambda: "", str, set_password),
             Setting("port", lambda: str(self.listener.port)),
             Setting("bind", lambda: " ".join(server.bind)),
             Setting("unixsocket", lambda: server.unix_socket),
@@ -351,6 +437,10 @@ class Node:
             # No snapshots and no append-only file: what clients that ask (redis-benchmark) expect to read then.
             Setting("save", lambda: ""),
             Setting("appendonly", lambda: "no"),
+            *self.access.settings(),
+            *self.audience.settings(),
+            *self.diagnostics.settings(),
+            *self.scripting.settings(),
         ]
 
     # -- INFO ---------------------------------------------------------------------------------------------------------
@@ -376,8 +466,11 @@ class Node:
             "cpu": cpu_fields,
             "commandstats": self._info_commands,
             "errorstats": self._info_errors,
+            "latencystats": self.diagnostics.info_latency,
             "keyspace": self._info_keyspace,
             "prefixes": self._info_prefixes,
+            "invalidation": self._info_invalidation,
+            "stores": self._info_stores,
         }
 
     def _info_server(self) -> Iterable[tuple[str, object]]:
@@ -397,7 +490,8 @@ class Node:
     def _info_clients(self) -> Iterable[tuple[str, object]]:
         yield "connected_clients", len(self.peers.by_id)
         yield "maxclients", self.listener.max_clients
-        yield "blocked_clients", sum(peer.busy for peer in self.peers.by_id.values())
+        yield "blocked_clients", self.dispatch.blocking.count
+        yield from self.audience.info_clients()
 
     def _info_memory(self) -> Iterable[tuple[str, object]]:
         used = self.keyspace.used()
@@ -412,13 +506,14 @@ class Node:
         yield "maxmemory", self.keyspace.maxmemory
         yield "maxmemory_human", human_bytes(self.keyspace.maxmemory)
         yield "maxmemory_policy", to_redis(self.policy_name, "volatile" if self.volatile_only else "all")
+        yield from self.scripting.info_memory()
         yield "mem_fragmentation_ratio", f"{resident / used if used else 0:.2f}"
 
     def _info_persistence(self) -> Iterable[tuple[str, object]]:
         yield "loading", 0
         yield "rdb_changes_since_last_save", sum(database.mutations for database in self.keyspace.opened)
         yield "aof_enabled", 0
-        yield "journal_enabled", 0
+        yield from self.journaling.info()
         yield "unsaved_writes", self.engine.unsaved()
 
     def _info_stats(self) -> Iterable[tuple[str, object]]:
@@ -434,6 +529,7 @@ class Node:
         yield "keyspace_hits", sum(database.hits for database in databases)
         yield "keyspace_misses", sum(database.misses for database in databases)
         yield "total_error_replies", sum(spec.failed + spec.rejected for spec in self.dispatch.called())
+        yield from self.audience.info_stats()
         yield "internal_errors", self.dispatch.internal_errors
 
     def _info_commands(self) -> Iterable[tuple[str, object]]:
@@ -456,6 +552,15 @@ class Node:
         for name, counters in self.cache.info(None).items():
             yield f"prefix_{name}", ",".join(f"{counter}={value}" for counter, value in counters.items())
 
+    def _info_invalidation(self) -> Iterable[tuple[str, object]]:
+        for store, stats in self.cache.followers().items():
+            values = [f"{name}={int(getattr(stats, name))}" for name in FOLLOWER_FIELDS]
+            yield f"store_{store}", ",".join(values)
+
+    def _info_stores(self) -> Iterable[tuple[str, object]]:
+        for name, stats in self.cache.stores().items():
+            yield f"store_{name}", ",".join(f"{field}={getattr(stats, field)}" for field in STORE_FIELDS)
+
 
 def _needing_restart(old: Config, new: Config) -> list[str]:
     # The settings that a reload cannot change, where the file has changed them.
@@ -470,11 +575,17 @@ def _needing_restart(old: Config, new: Config) -> list[str]:
             "protected_mode",
             "tcp_keepalive_s",
             "shutdown_timeout_s",
+            "data_dir",
+            "acl_file",
+            "enable_debug_command",
+            *FIXED,
         )
         if getattr(old.server, name) != getattr(new.server, name)
     ]
     if old.memory.shards != new.memory.shards:
         names.append("memory.shards")
+    if old.journal != new.journal:
+        names.append("journal")
     if old.http != new.http:
         names.append("http")
     names += [f"stores.{name}" for name, store in new.stores.items() if old.stores.get(name) != store]

@@ -32,7 +32,17 @@ _REAP_EVERY_S: Final = 30.0
 class Background:
     """The server's own pulse."""
 
-    __slots__ = ("_clock", "_config", "_engine", "_keyspace", "_next_reap_ms", "_peers", "_tasks", "idle_timeout_s")
+    __slots__ = (
+        "_clock",
+        "_config",
+        "_engine",
+        "_keyspace",
+        "_next_reap_ms",
+        "_peers",
+        "_tasks",
+        "expires",
+        "idle_timeout_s",
+    )
 
     def __init__(self, config: Config, keyspace: Keyspace, engine: Engine, peers: Peers, clock: Clock) -> None:
         self._config = config
@@ -44,6 +54,8 @@ class Background:
         self._next_reap_ms = 0
         # Seconds after which a client that sends nothing is closed; 0: never (CONFIG SET timeout).
         self.idle_timeout_s = config.server.timeout_s
+        # Are expired keys and fields removed by ourselves (DEBUG SET-ACTIVE-EXPIRE)?
+        self.expires = True
 
     def start(self) -> None:
         """Begin; needs a running loop."""
@@ -61,7 +73,7 @@ class Background:
         while True:
             await self._clock.sleep(_FAST_S)
             try:
-                while self.expire_slice():
+                while self.expires and self.expire_slice():
                     # More is due than one slice may do: let clients in between.
                     await asyncio.sleep(0)
                 self._keyspace.make_room()
@@ -69,9 +81,17 @@ class Background:
                 log.exception("the fast background loop failed")
 
     def expire_slice(self) -> bool:
-        """One slice of active expiry; True when there may be more."""
+        """One slice of active expiry; True when there may be more. None in a pause: nothing changes then."""
+        if self._peers.dispatch.pause.is_on:
+            return False
         self._keyspace.tick(self._clock.now_ms())
-        return any(database.expire_due(EXPIRE_SLICE) >= EXPIRE_SLICE for database in self._keyspace.opened)
+        wall_ms = self._keyspace.now_ms + self._clock.wall_offset_ms()
+        more = False
+        for database in self._keyspace.opened:
+            keys = database.expire_due(EXPIRE_SLICE)
+            hashes = database.expire_fields_due(wall_ms, EXPIRE_SLICE)
+            more = more or keys >= EXPIRE_SLICE or hashes >= EXPIRE_SLICE
+        return more
 
     async def _slow(self) -> None:
         while True:
@@ -87,6 +107,7 @@ class Background:
     def check_clients(self) -> None:
         """Close clients that idle too long, do not authenticate or do not read."""
         now = self._clock.now_ms()
+        self._peers.dispatch.blocking.close_leavers()
         for connection in list(self._peers.by_id.values()):
             connection.check_output(now)
             if connection.closing:
@@ -94,7 +115,8 @@ class Background:
             if not connection.session.authenticated:
                 if now - connection.session.stranger_since_ms > AUTHENTICATION_SECONDS * 1000:
                     connection.abort("not authenticated in time")
-            elif connection.waits:
+            elif connection.waits or connection.session.is_subscribed():
+                # A subscriber has nothing to say.
                 continue
             elif self.idle_timeout_s and now - connection.last_ms > self.idle_timeout_s * 1000:
                 connection.abort("idle for too long")
@@ -109,8 +131,11 @@ class Background:
             for prefix in self._engine.prefixes.values()
             if prefix.rule.generic and prefix.rule.write != CACHE_ASIDE and prefix.mapping is not None
         }
-        wall_ms = now + self._clock.wall_offset_ms()
-        for store in stores.values():
+        for name, store in stores.items():
             assert store is not None
+            # A row whose time ran out after the oldest unsaved change was made may have been given a new one by it.
+            queue = self._engine.queues.get(name)
+            oldest_ms = queue.stats().oldest_ms if queue is not None else 0
+            wall_ms = now - oldest_ms + self._clock.wall_offset_ms()
             while await store.reap_generic(wall_ms, _REAP_ROWS) >= _REAP_ROWS:
                 await asyncio.sleep(0)

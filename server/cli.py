@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
 import protocol.parser
+from persistence.errors import JournalCorrupt, JournalError
 from persistence.prefixes import WRITE_BEHIND, PrefixRule
 from persistence.stores.postgres import CREATE_GENERIC as _POSTGRESQL_TABLE
 from persistence.stores.sqlite import CREATE_GENERIC as _SQLITE_TABLE
-from server import app
+from server import app, journal_tool
 from server.config import Config, load_config, warnings
 from server.config_units import host, whole
 from server.demo import Demo
@@ -29,6 +30,7 @@ from server.logs import FORMATS, LEVELS, set_up_logging
 
 CLEAN: Final = 0
 BAD_USAGE: Final = 2
+JOURNAL_CORRUPT: Final = 3
 _GENERIC_TABLE: Final = {"postgresql": _POSTGRESQL_TABLE, "sqlite": ";\n".join(_SQLITE_TABLE) + ";"}
 
 T = TypeVar("T")
@@ -51,6 +53,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code: int = options.run(options)
     except ConfigError as error:
+        print(f"forebay: {error}", file=sys.stderr)
+        return BAD_USAGE
+    except JournalCorrupt as error:
+        print(f"forebay: the journal is damaged: {error}; see `forebay journal repair`", file=sys.stderr)
+        return JOURNAL_CORRUPT
+    except JournalError as error:
         print(f"forebay: {error}", file=sys.stderr)
         return BAD_USAGE
     return code
@@ -146,7 +154,7 @@ def _summary(rule: PrefixRule) -> str:
     parts = [rule.name, f"read {rule.read}", f"write {rule.write}"]
     if rule.loads or rule.saves:
         source = rule.table or ("custom load" if rule.load else "generic table")
-        value = f" as {rule.column or rule.value}" if not rule.generic else ""
+        value = f" as {rule.form}" if not rule.generic else ""
         parts.append(f"{rule.store}: {source}{value}")
     parts.append(f"ttl {_seconds(rule.ttl_s)}" if rule.ttl_s else "no ttl")
     if rule.write == WRITE_BEHIND:
@@ -190,8 +198,7 @@ def _uses_generic(rule: PrefixRule, store: str) -> bool:
 
 
 def _journal(options: argparse.Namespace) -> int:
-    print(f"forebay: this version has no journal, so there is nothing to {options.action}", file=sys.stderr)
-    return BAD_USAGE
+    return journal_tool.run(options.action, options.dir)
 
 
 def _version(_options: argparse.Namespace) -> int:

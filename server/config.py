@@ -18,9 +18,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from eviction.registry import POLICIES
-from persistence.prefixes import PrefixRule, RuleTable, TemplateError
+from persistence.journal_options import QUOTA_BYTES, QUOTA_SEGMENTS, SEGMENT_BYTES
+from persistence.prefixes import HOT_KEYS, PrefixRule, RuleTable, TemplateError
 from server.config_model import (
     FileModel,
+    JournalModel,
     MemoryModel,
     Refused,
     StoreModel,
@@ -49,10 +51,20 @@ class ServerConfig:
     databases: int = 16
     max_clients: int = 10_000
     password: str = field(default="", repr=False)
+    acl_file: str = ""  # empty: no users but the default one
     protected_mode: bool = True
     timeout_s: float = 0.0  # idle clients; 0 means never
     tcp_keepalive_s: float = 300.0  # 0 means off
     shutdown_timeout_s: float = 30.0
+    data_dir: str = ""  # empty: nothing is kept between two starts
+    notify_keyspace_events: str = ""  # Redis's letters; empty: no event is told
+    slowlog_log_slower_than_us: int = 10_000  # -1: nothing is slow
+    slowlog_max_len: int = 128
+    latency_monitor_threshold_ms: int = 0  # 0: nothing takes long
+    enable_debug_command: bool = False
+    scripting: bool = True
+    script_memory: int = 64 << 20
+    script_time_limit_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +83,8 @@ class JournalConfig:
 
     dir: str = ""  # empty: no journal
     fsync: str = "everysec"  # always | everysec | no
+    segment_bytes: int = SEGMENT_BYTES  # of one file
+    max_bytes: int = QUOTA_BYTES  # of all: beyond, write-behind writes are refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +168,12 @@ def warnings(config: Config) -> list[str]:
     return found
 
 
+def _journal(model: JournalModel) -> JournalConfig:
+    if model.max_size < QUOTA_SEGMENTS * model.segment_size:
+        raise Refused(("journal", "max_size"), f"must hold at least {QUOTA_SEGMENTS} segments of segment_size")
+    return JournalConfig(model.dir, model.fsync, model.segment_size, model.max_size)
+
+
 def _build(model: FileModel) -> Config:
     server = model.server
     if not server.bind and not server.unix_socket:
@@ -166,6 +186,11 @@ def _build(model: FileModel) -> Config:
         rules = RuleTable(rules).rules
     except TemplateError as error:
         raise Refused(("prefix",), f"{error}; every rule needs a head of its own") from None
+    for rule in rules:
+        if rule.warm == HOT_KEYS and not server.data_dir:
+            raise Refused(
+                ("prefix", rule.name, "warm"), '"hot-keys" needs [server] data_dir, the directory where they are noted'
+            )
     return Config(
         server=ServerConfig(
             bind=server.bind,
@@ -175,13 +200,23 @@ def _build(model: FileModel) -> Config:
             databases=server.databases,
             max_clients=server.max_clients,
             password=server.password,
+            acl_file=server.acl_file,
             protected_mode=server.protected_mode,
             timeout_s=server.timeout,
             tcp_keepalive_s=server.tcp_keepalive,
             shutdown_timeout_s=server.shutdown_timeout,
+            data_dir=server.data_dir,
+            notify_keyspace_events=server.notify_keyspace_events,
+            slowlog_log_slower_than_us=server.slowlog_log_slower_than,
+            slowlog_max_len=server.slowlog_max_len,
+            latency_monitor_threshold_ms=server.latency_monitor_threshold,
+            enable_debug_command=server.enable_debug_command,
+            scripting=server.scripting,
+            script_memory=server.script_memory,
+            script_time_limit_s=server.script_time_limit,
         ),
         memory=memory,
-        journal=JournalConfig(dir=model.journal.dir, fsync=model.journal.fsync),
+        journal=_journal(model.journal),
         http=HttpConfig(bind=model.http.bind),
         stores=stores,
         rules=rules,

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 from persistence.prefixes import CACHE_ASIDE, READ_STRATEGIES, WRITE_STRATEGIES
 from server import config_units as units
 from server.config_units import Amount
+from server.event_classes import parse_events
 
 URL_FORMS: Final = "postgresql://, postgres://, sqlite:/// or memory:"
 # Redis's names of memory policies begin with the scope; ours keep scope and policy apart.
@@ -84,9 +85,12 @@ def value_spec(value: object) -> ValueSpec:
         kind, columns = next(iter(value.items()))
         if kind in ("column", "set") and isinstance(columns, str) and columns:
             return ValueSpec(kind, (units.text(columns),))
-        if kind == "zset" and isinstance(columns, list) and len(columns) == 2:
+        if kind == "zset" and isinstance(columns, list) and len(columns) == 2 and all(columns):
             return ValueSpec(kind, tuple(units.text(column) for column in columns))
-    raise ValueError('must be "hash", "json" or { column = "name of a column" }')
+    raise ValueError(
+        'must be "hash", "json", { column = "name of a column" }, { set = "column of the members" } or'
+        ' { zset = ["column of the members", "column of the scores"] }'
+    )
 
 
 def column_pairs(value: object) -> tuple[tuple[str, str], ...]:
@@ -112,6 +116,13 @@ def column_list(value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise ValueError(f"must be a list of columns, not {units.kind_of(value)}")
     return tuple(units.text(name) for name in value)
+
+
+def events(value: object) -> str:
+    """Letters of notify-keyspace-events."""
+    letters = units.text(value)
+    parse_events(letters)
+    return letters
 
 
 def policy(value: object) -> str:
@@ -158,10 +169,22 @@ class ServerModel(_Section):
     databases: Annotated[int, PlainValidator(units.whole(1, 4096))] = 16
     max_clients: Annotated[int, PlainValidator(units.whole(1, 1_000_000))] = 10_000
     password: Text = ""
+    acl_file: Text = ""
     protected_mode: Flag = True
     timeout: Duration = 0.0
     tcp_keepalive: Duration = 300.0
     shutdown_timeout: Duration = 30.0
+    data_dir: Text = ""
+    notify_keyspace_events: Annotated[str, PlainValidator(events)] = ""
+    # Microseconds and milliseconds, plain numbers as Redis has them; -1 and 0 switch them off.
+    slowlog_log_slower_than: Annotated[int, PlainValidator(units.whole(-1, 1 << 62))] = 10_000
+    slowlog_max_len: Annotated[int, PlainValidator(units.whole(0, 1_000_000))] = 128
+    latency_monitor_threshold: Annotated[int, PlainValidator(units.whole(0, 1 << 62))] = 0
+    enable_debug_command: Flag = False
+    scripting: Flag = True
+    # Below 4 MB the libraries that scripts see would leave no room for scripts.
+    script_memory: Annotated[int, PlainValidator(units.size_between(4 << 20, 1 << 40))] = 64 << 20
+    script_time_limit: PositiveDuration = 5.0
 
 
 class MemoryModel(_Section):
@@ -179,6 +202,8 @@ class JournalModel(_Section):
 
     dir: Text = ""
     fsync: Annotated[str, PlainValidator(units.one_of("always", "everysec", "no"))] = "everysec"
+    segment_size: Annotated[int, PlainValidator(units.size_between(64 << 10, 1 << 31))] = 64 << 20
+    max_size: Annotated[int, PlainValidator(units.size_between(192 << 10, 1 << 50))] = 1 << 30
 
 
 class HttpModel(_Section):
@@ -246,10 +271,6 @@ def _on(value: Any) -> bool:
     return bool(value)
 
 
-def _kind(kind: str) -> Callable[[Any], bool]:
-    return lambda spec: spec is not None and spec.kind == kind
-
-
 def _other_than(default: object) -> Callable[[Any], bool]:
     return lambda value: bool(value != default)
 
@@ -257,16 +278,6 @@ def _other_than(default: object) -> Callable[[Any], bool]:
 # Parsed, understood, and not there yet: section, key, is it asked for?, what it is, what to write meanwhile. A feature
 # that arrives takes its line out. Anything asked for in vain would be a promise that nobody keeps, so it is refused.
 NOT_AVAILABLE: Final[tuple[tuple[str, str, Callable[[Any], bool], str, str], ...]] = (
-    ("journal", "dir", _on, "a journal", 'leave it ""'),
-    ("prefix", "value", _kind("set"), "{ set = … }", "leave table and value out: the generic table holds sets"),
-    (
-        "prefix",
-        "value",
-        _kind("zset"),
-        "{ zset = … }",
-        "leave table and value out: the generic table holds sorted sets",
-    ),
-    ("prefix", "warm", _other_than("none"), "warming up", 'leave it "none"'),
     ("prefix", "maxmemory", _other_than(Amount()), "a budget per prefix", 'leave it "shared"'),
     ("prefix", "eviction", _other_than("shared"), "a policy per prefix", 'leave it "shared"'),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from persistence.prefixes import PrefixRule, Template, TemplateError
+from persistence.prefixes import HOT_KEYS, NO_WARM_UP, PrefixRule, Template, TemplateError
 from server.config_model import PrefixModel, Refused, ValueSpec
 from server.config_units import Amount, suggestion
 
@@ -37,6 +37,7 @@ def build_rule(text: str, model: PrefixModel, stores: Mapping[str, str], maxmemo
         table=model.table,
         value=value.kind,
         column=value.columns[0] if value.columns else "",
+        score=value.columns[1] if len(value.columns) > 1 else "",
         columns=model.columns,
         load=model.load,
         upsert=model.upsert,
@@ -60,13 +61,16 @@ def build_rule(text: str, model: PrefixModel, stores: Mapping[str, str], maxmemo
         stale_if_error_s=model.stale_if_error,
         load_soft_timeout_s=model.load_soft_timeout,
         tags=model.tags,
+        warm=model.warm,
     )
     for refusal in (
         _refuse_store(rule, stores),
         _refuse_times(rule),
         _refuse_mapping(rule, model),
+        _refuse_children(rule),
         _refuse_sql(rule, stores),
         _refuse_invalidate(rule, stores),
+        _refuse_warm(rule, stores),
     ):
         if refusal is not None:
             key, reason = refusal
@@ -131,6 +135,34 @@ def _refuse_mapping(rule: PrefixRule, model: PrefixModel) -> _Refusal:
     return None
 
 
+# Of a key that is many rows.
+def _refuse_children(rule: PrefixRule) -> _Refusal:
+    if not rule.has_children:
+        return None
+    names = rule.template.names
+    form = f"value = {{ {rule.value} = … }}"
+    if rule.columns:
+        return "columns", f"has no effect beside {form}, which names the columns; leave it out"
+    if rule.column in names:
+        return "value", f"the column {rule.column!r} is part of the key; name the column that holds the members"
+    if rule.score and rule.score in (*names, rule.column):
+        return "value", f"the column {rule.score!r} cannot be the score as well; name a column that holds numbers"
+    for key in ("upsert", "delete"):
+        if getattr(rule, key):
+            return key, f"is for keys that are one row, and with {form} a key is many; leave it out"
+    if rule.saves and not rule.table:
+        return "table", f"is required to write members: each is a row of it, with column {rule.column!r}"
+    if rule.write == "write-around":
+        return "write", (
+            f'"write-around" drops the cached copy at each write, so every member that is written into {rule.column!r}'
+            ' would cost the next reader the whole set; choose "write-through" or "write-behind"'
+        )
+    for tag in rule.tags:
+        if tag not in names:
+            return "tags", f"{tag!r} is not a capture: a key that is many rows has only its key columns in common"
+    return None
+
+
 def _refuse_sql(rule: PrefixRule, stores: Mapping[str, str]) -> _Refusal:
     custom = [(key, sql) for key in ("load", "upsert", "delete") if (sql := getattr(rule, key))]
     for key, sql in custom:
@@ -143,6 +175,19 @@ def _refuse_sql(rule: PrefixRule, stores: Mapping[str, str]) -> _Refusal:
     # Without a table nothing tells us where to write. (Without `delete` only deleting is refused.)
     if rule.load and not rule.table and rule.saves and not rule.upsert:
         return "upsert", 'is required to write without a table; or name the table, or choose write = "cache-aside"'
+    return None
+
+
+def _refuse_warm(rule: PrefixRule, stores: Mapping[str, str]) -> _Refusal:
+    if rule.warm == NO_WARM_UP:
+        return None
+    words = (NO_WARM_UP, HOT_KEYS)
+    if rule.warm != HOT_KEYS and len(rule.warm.split()) < 2:
+        return "warm", f"is {rule.warm!r}, neither a word of ours nor SQL; {suggestion(rule.warm, words)}"
+    if not rule.store:
+        return "warm", "has nothing to load from; name the store"
+    if rule.warm != HOT_KEYS and stores.get(rule.store) == "memory":
+        return "warm", f"the store {rule.store!r} is memory: and knows no SQL"
     return None
 
 

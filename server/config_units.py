@@ -155,6 +155,18 @@ def duration_or_off(value: object) -> float:
     return 0.0 if value == "off" else duration(value)
 
 
+def size_between(minimum: int, maximum: int) -> Callable[[object], int]:
+    """A reader of sizes within bounds (both included)."""
+
+    def read(value: object) -> int:
+        amount = size(value)
+        if not minimum <= amount <= maximum:
+            raise ValueError(f"must be {minimum} … {maximum} bytes")
+        return amount
+
+    return read
+
+
 def size(value: object) -> int:
     """Bytes: "64kb", "512mb", "2gb" (powers of 1024) or a plain number of bytes."""
     amount: float | None = None

@@ -30,6 +30,12 @@ CREATE TABLE products (
     price_cents INTEGER NOT NULL CHECK (price_cents > 0),
     stock INTEGER NOT NULL DEFAULT 0
 );
+CREATE TABLE cart_items (
+    user_id INTEGER NOT NULL REFERENCES users (id),
+    item TEXT NOT NULL,
+    quantity INTEGER NOT NULL DEFAULT 1,
+    PRIMARY KEY (user_id, item)
+);
 CREATE TABLE articles (
     slug TEXT PRIMARY KEY,
     body TEXT NOT NULL
@@ -52,6 +58,7 @@ _ARTICLES: Final = [
     ("hello", "A forebay is the pool of water in front of a larger body of water."),
     ("caching", "There are two hard things: cache invalidation and naming things."),
 ]
+_CART_ITEMS: Final = [(1, "anchor", 1), (1, "buoy", 3), (2, "anchor", 2)]
 _ORDERS: Final = [(100, 1, "A-100", 1, None), (101, 2, "B-200", 3, "leave at the gate")]
 
 _CONFIG: Final = """\
@@ -93,6 +100,14 @@ read = "read-through"
 write = "write-behind"
 write_delay = "500ms"
 
+# Many rows as a set: a member is a row, and adding one writes one.
+[prefix."cart:{{user_id:int}}"]
+store = "shop"
+table = "cart_items"
+value = {{ set = "item" }}
+read = "read-through"
+write = "write-through"
+
 # No table: any Redis type, kept in the generic table forebay_kv. A busy counter is one upsert per second.
 [prefix."page:"]
 store = "shop"
@@ -114,6 +129,7 @@ _TOUR: Final = (
     ("GET article:hello", "read-through of a single column"),
     ('SET article:hello "new text"', "write-around: the table only; the next GET loads it"),
     ("HSET order:100 quantity 2", "write-behind: answered from memory, saved within half a second"),
+    ("SADD cart:1 compass", "write-through: many rows are one set, and this is one more row"),
     ("INCR page:home", "write-behind into the generic table: count as fast as you like"),
     ("CACHE.FLUSH page:", "… and save it now"),
     ("SET session:abc hello EX 60", "cache-aside: memory only, as in Redis"),
@@ -162,5 +178,6 @@ def _write_database(path: Path) -> None:
         connection.executescript(_SCHEMA)
         connection.executemany("INSERT INTO users VALUES (?, ?, ?, ?)", _USERS)
         connection.executemany("INSERT INTO products VALUES (?, ?, ?, ?)", _PRODUCTS)
+        connection.executemany("INSERT INTO cart_items VALUES (?, ?, ?)", _CART_ITEMS)
         connection.executemany("INSERT INTO articles VALUES (?, ?)", _ARTICLES)
         connection.executemany("INSERT INTO orders VALUES (?, ?, ?, ?, ?)", _ORDERS)

@@ -18,25 +18,36 @@ A bug in a handler is caught here, once: traceback to the log, `-ERR internal er
 from __future__ import annotations
 
 import logging
-from typing import Final
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final
 
 from persistence.engine import Engine
 from persistence.errors import RowVanished
+from persistence.journal import Journal
 from persistence.plan import Commit, Plan
 from persistence.seams import Clock
-from protocol.encoder import BULK_HEADERS, INTEGERS, encode_into
+from persistence.short_write import ShortWrite
+from protocol.encoder import BULK_HEADERS, INTEGERS, encode, encode_into
 from protocol.limits import OUTPUT_HIGH_WATER
-from protocol.replies import NIL_ARRAY, NO_REPLY, QUEUED, Error, Status
+from protocol.replies import NIL_ARRAY, NO_REPLY, OK, QUEUED, Error, Status
 from server import errors
-from server.commands.context import Wait
-from server.commands.spec import DELETES, DENYOOM, IMMEDIATE, KEYSPACE, WRITE, CommandSpec, spellings
+from server.afterwards import correct_deletes, read_by, tell_misses, without_waiting
+from server.blocking import Blocking, Retry, Waiter
+from server.commands.context import Blocked, Wait
+from server.commands.spec import DENYOOM, FRESH, IMMEDIATE, KEYSPACE, WRITE, CommandSpec, spellings
 from server.commands.table import COMMANDS
+from server.encoded import Encoded
 from server.errors import CommandError
-from server.gates import GATES
+from server.gates import GATES, permission, still_permitted
+from server.keyspace.database import Database
 from server.keyspace.keyspace import Keyspace
 from server.keyspace.overlay import Overlay
-from server.session import REPLY_MUTED, Call, Session
+from server.monitors import Monitors
+from server.pausing import Pause
+from server.roads import RECORDERS, SURVEYS, Roads
+from server.session import REPLY_MUTED, RESTRICTED, Call, Session
 from server.store_errors import EXPECTED, reply_of
+from server.tracking import Reading, Tracking
 
 log = logging.getLogger("forebay.dispatch")
 
@@ -57,14 +68,25 @@ class Dispatch:
 
     __slots__ = (
         "_ordinary",
+        "_rerouted",
+        "_roads",
+        "_set",
+        "_short",
         "_table",
+        "blocking",
         "clock",
         "engine",
         "error_counts",
         "internal_errors",
+        "journal",
         "keyspace",
         "long_bytes",
+        "long_reply",
         "managed_db",
+        "monitors",
+        "pause",
+        "row_of_script",
+        "tracking",
     )
 
     def __init__(self, keyspace: Keyspace, engine: Engine, clock: Clock) -> None:
@@ -74,12 +96,82 @@ class Dispatch:
         # Prefix rules act in database 0 alone.
         self.managed_db = keyspace.database(0)
         self._table = spellings(COMMANDS)
-        self._ordinary = {name: spec for name, spec in self._table.items() if _is_ordinary(spec)}
+        self._roads = Roads(self._table)
+        # Plain SET under a write-behind rule has a road of its own.
+        self._set = COMMANDS["set"]
+        self._short = ShortWrite(engine)
+        self._ordinary = self._roads.every
+        # A batch that runs now has the table of before.
+        self._rerouted = False
+        self.blocking = Blocking(clock, self)
+        self.pause = Pause(clock, self._pause_changed)
+        self.tracking = Tracking()
+        # Clients that are sent every command.
+        self.monitors: Monitors | None = None
         self.internal_errors = 0
         # Error replies by code.
         self.error_counts: dict[str, int] = {}
         # Bytes of the last batch's longer replies: the connection copies small batches and hands over large ones.
         self.long_bytes = 0
+        # The last reply of `run_one` that is not short, in pieces.
+        self.long_reply: list[bytes] = []
+        # The row by which the call of a script is planned. None: scripting is turned off.
+        self.row_of_script: Callable[[CommandSpec, list[bytes]], CommandSpec] | None = None
+        # The journal, if there is one. Replies wait until it has what they tell of: the writer's in every mode, a
+        # reader's with `fsync = "always"`.
+        self.journal: Journal | None = None
+
+    # -- one command --------------------------------------------------------------------------------------------------
+
+    def run_one(self, session: Session, argv: list[bytes]) -> bytes | None:
+        """The short road for a read that is one command: its encoded reply.
+
+        None: nothing has been done, `run_batch` has to do it. Empty: the command waits (`session.waiting`), or the
+        reply is long and lies in `long_reply`. What is here is there too, without the batch; special cases are left to
+        it. The keyspace's clock must have been set by the caller.
+        """
+        spec = self._ordinary.get(argv[0])
+        if spec is None or session.state:
+            return None
+        arity = spec.arity
+        argc = len(argv)
+        if argc != arity and (arity >= 0 or argc < -arity):
+            return None
+        db = session.db
+        reply: object
+        try:
+            if self.engine.active and db is self.managed_db:
+                if spec.writes:
+                    return None
+                spec.calls += 1
+                before = db.attention
+                reply = spec.handler(session, argv)
+                if db.attention != before:
+                    reply = self._look_again(session, spec, argv, reply)
+                    if session.waiting is not None:
+                        return b""
+            else:
+                if spec.grows and self.keyspace.maxmemory:
+                    return None
+                spec.calls += 1
+                reply = spec.handler(session, argv)
+        except CommandError as error:
+            spec.failed += 1
+            reply = error.reply
+        except Exception as error:
+            reply = self._failure(spec, argv, error)
+        kind = type(reply)
+        if kind is bytes and len(reply) < _SHORT_BULK:  # type: ignore[arg-type]
+            return BULK_HEADERS[len(reply)] + reply + b"\r\n"  # type: ignore[arg-type,operator]
+        if kind is Status:
+            return reply.wire  # type: ignore[attr-defined,no-any-return]
+        if kind is int and 0 <= reply < _SMALL_INTEGERS:  # type: ignore[operator]
+            return INTEGERS[reply]  # type: ignore[call-overload,no-any-return]
+        if kind is Error:
+            self.count_error(reply)  # type: ignore[arg-type]
+        self.long_reply = []
+        self.long_bytes = encode_into(self.long_reply, reply, session.protocol)
+        return b""
 
     # -- the batch ----------------------------------------------------------------------------------------------------
 
@@ -171,7 +263,7 @@ class Dispatch:
         engine = self.engine
         engine.moved = False
         try:
-            plan = engine.plan_read(spec.keys_of(argv))
+            plan = engine.plan_read(spec.keys_of(argv), spec.flags & FRESH == 0)
         except EXPECTED as error:
             return reply_of(error)
         if plan is not None:
@@ -180,14 +272,57 @@ class Dispatch:
                 return self._run_ready(session, [(spec, argv)], plan, None)
             session.waiting = self._run_waiting(session, [(spec, argv)], plan, None)
             return None
+        if self.journal is not None:
+            self._hold(session, spec.keys_of(argv))
         if engine.moved:
             engine.moved = False
             return spec.handler(session, argv)
         return reply
 
+    def _hold(self, session: Session, keys: Iterable[bytes]) -> None:
+        # `fsync = "always"`: what the journal has not made durable nobody may be told, because a crash would undo it.
+        undurable = self.engine.undurable
+        seq = undurable.newest(keys) if undurable is not None else 0
+        if seq > session.hold_seq:
+            session.hold_seq = seq
+
+    def _hold_own(self, session: Session, commit: Commit) -> None:
+        # A change is acknowledged when the journal has it, whatever that means in its mode.
+        journal = self.journal
+        if journal is not None:
+            seq = max(commit.queued.values())
+            if seq > journal.durable_seq and seq > session.hold_seq:
+                session.hold_seq = seq
+
+    def _hold_survey(self, session: Session) -> None:
+        # The same for a look at all keys.
+        if self.journal is not None and self.journal.always:
+            self._hold_recorded(session)
+
+    def _hold_recorded(self, session: Session) -> None:
+        # The same for whatever has been recorded so far.
+        journal = self.journal
+        if journal is not None and journal.durable_seq < journal.next_seq - 1:
+            session.hold_seq = journal.next_seq - 1
+
+    def when_durable(self, seq: int, told: Callable[[Exception | None], None]) -> None:
+        """Tell when replies that `session.hold_seq` holds back may leave, or the error for which they never will."""
+        assert self.journal is not None
+        self.journal.when_durable(seq, told)
+
     def _write(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
         # A write in the managed database.
         engine = self.engine
+        if spec is self._set and len(argv) == 3:
+            try:
+                seq = self._short.set(argv[1], argv[2], session.written)
+            except EXPECTED as error:
+                return reply_of(error)
+            if seq:
+                journal = self.journal
+                if journal is not None and seq > journal.durable_seq:
+                    session.hold_seq = seq
+                return OK
         if spec.flags & KEYSPACE:
             if engine.locks.held:
                 # A transaction is being committed: what it publishes must not be cut in two.
@@ -220,7 +355,7 @@ class Dispatch:
         if session.db is not self.managed_db:
             return
         for argv in commands[position : position + _LOOK_AHEAD]:
-            spec = self._ordinary.get(argv[0])
+            spec = self._roads.every.get(argv[0])
             if spec is None or not spec.has_keys or not spec.fits(len(argv)):
                 continue
             if spec.blind is None or not spec.blind(argv):
@@ -249,6 +384,16 @@ class Dispatch:
         return [spec for spec in specs if spec.calls or spec.failed or spec.rejected]
 
     def _unusual(self, session: Session, argv: list[bytes]) -> object:
+        session.is_running = True
+        reply = self._answer(session, argv)
+        session.is_running = False
+        if self._rerouted and session.waiting is None:
+            self._rerouted = False
+            session.waiting = _at_once(reply)
+            return None
+        return reply
+
+    def _answer(self, session: Session, argv: list[bytes]) -> object:
         spec = self.find(argv)
         if isinstance(spec, Error):
             if not session.authenticated:
@@ -261,30 +406,70 @@ class Dispatch:
                 spec.rejected += 1
                 session.aborted = session.queue is not None or session.aborted
                 return self._mute(session, refusal)
+        if self.pause.is_on and self._must_wait(session, spec):
+            session.waiting = self._postpone(session, argv)
+            return None
         if session.queue is not None and not spec.flags & IMMEDIATE:
             return self._mute(session, self._enqueue(session, spec, argv))
+        if self.monitors is not None and self.monitors.sessions:
+            self.monitors.show(session, spec, argv)
         spec.calls += 1
-        try:
-            if session.no_touch and spec.has_keys and spec.name != "touch":
-                reply = self._run_untouched(session, spec, argv)
-            else:
-                reply = self._run(session, spec, argv)
-        except CommandError as error:
-            spec.failed += 1
-            reply = error.reply
-        except Exception as error:
-            reply = self._failure(spec, argv, error)
+        read: list[bytes] = []
+        reading: Reading | None = None
+        if session.tracking is not None:
+            read = read_by(session, spec, argv)
+            if read and spec.name == "exec":
+                # What it reads it may change thereafter.
+                reading = self.tracking.begin_reading(session, read)
+            self.tracking.running = session
+        reply = self._try(session, spec, argv)
+        self.tracking.running = None
+        if session.tracking is not None and session.queue is None and not spec.name.startswith("client|"):
+            session.tracking.caching = None
+        if spec.name in SURVEYS:
+            self._hold_survey(session)
+        elif spec.name in RECORDERS:
+            self._hold_recorded(session)
+        # In line before others are served: they may bring what this client waits for.
+        waiter = self.blocking.enlist(session, spec, argv, reply) if isinstance(reply, Blocked) else None
+        if self.blocking.ready:
+            self.blocking.serve()
         if isinstance(reply, Wait):
             session.waiting = self._await(session, spec, argv, reply)
+        elif waiter is not None:
+            session.waiting = self._await_turn(session, waiter)
         if session.waiting is not None:
+            if read:
+                reading = reading or self.tracking.begin_reading(session, read)
+                session.waiting = self._await_read(session, session.waiting, reading)
             # Whether it is heard is decided when it is there.
             return None
+        if reading is not None:
+            self.tracking.end_reading(session, reading)
+        elif read:
+            self.tracking.remember(session, read)
         return self._mute(session, reply)
+
+    def _try(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
+        try:
+            if session.no_touch and spec.has_keys and spec.name != "touch":
+                return self._run_untouched(session, spec, argv)
+            return self._run(session, spec, argv)
+        except CommandError as error:
+            spec.failed += 1
+            return error.reply
+        except EXPECTED as error:
+            spec.failed += 1
+            return reply_of(error)
+        except Exception as error:
+            return self._failure(spec, argv, error)
 
     def _run(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
         # What the short road of `run_batch` does, written for reading.
         if spec.name == "exec" and session.queue is not None:
             return self._exec(session)
+        if spec.group == "scripting" and spec.has_keys:
+            spec = self._script_row(session, spec, argv)
         managed = self.engine.active and session.db is self.managed_db
         if spec.writes:
             if spec.grows and not self.keyspace.make_room():
@@ -293,9 +478,19 @@ class Dispatch:
             return self._write(session, spec, argv) if managed else spec.handler(session, argv)
         before = session.db.attention
         reply = spec.handler(session, argv)
-        if managed and session.db.attention != before:
-            return self._look_again(session, spec, argv, reply)
+        if session.db.attention != before:
+            if managed:
+                reply = self._look_again(session, spec, argv, reply)
+            if self._roads.tells_misses and session.waiting is None:
+                tell_misses(session, spec, argv)
         return reply
+
+    def _script_row(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> CommandSpec:
+        # What a script reads it names itself; what it may grow is asked of memory once, before anything is loaded for
+        # it. A script that says that it only reads is planned so.
+        self.keyspace.make_room()
+        self._hold_survey(session)
+        return spec if self.row_of_script is None else self.row_of_script(spec, argv)
 
     def _run_untouched(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
         # CLIENT NO-TOUCH: recency and frequency of the keys stay as they were.
@@ -313,11 +508,27 @@ class Dispatch:
                 entry.freq = freq
 
     def _mute(self, session: Session, reply: object) -> object:
+        # What the client hears: its reply, and behind it what its own command had to say to it.
+        heard = self._unless_muted(session, reply)
+        late = session.take_late()
+        if not late:
+            return heard
+        if isinstance(heard, Error):
+            self.count_error(heard)
+        return Encoded(b"".join((encode(heard, session.protocol), late)))
+
+    def _unless_muted(self, session: Session, reply: object) -> object:
         # CLIENT REPLY: `skip` swallows the reply of the *next* command, `off` all of them; the switch itself is heard.
         before = session.state
         session.refresh_state()
         if not before & REPLY_MUTED:
             return NO_REPLY if session.asking_reply != "on" else reply
+        if type(reply) is Encoded:
+            # Confirmations of SUBSCRIBE are messages, which are always heard.
+            if session.asking_reply == "skip":
+                session.asking_reply = "on"
+                session.refresh_state()
+            return reply
         if session.asking_reply == "skip":
             session.asking_reply = "on"
             session.refresh_state()
@@ -347,7 +558,93 @@ class Dispatch:
             reply = reply_of(error)
         except Exception as error:
             reply = self._failure(spec, argv, error)
+        if spec.name in RECORDERS:
+            self._hold_recorded(session)
         return self._mute(session, reply)
+
+    async def _await_read(self, session: Session, waiting: Coroutine[Any, Any, object], reading: Reading) -> object:
+        reply = await waiting
+        session.is_running = True
+        self.tracking.end_reading(session, reading)
+        late = session.take_late()
+        return Encoded(b"".join((encode(reply, session.protocol), late))) if late else reply
+
+    async def _postpone(self, session: Session, argv: list[bytes]) -> object:
+        # The command has not begun: after the pause it goes through the gates again.
+        await self.pause.wait_over()
+        if session.outlet is None or session.close_after_reply:
+            return NO_REPLY
+        self.tick()
+        reply = self._unusual(session, argv)
+        while session.waiting is not None:
+            waiting, session.waiting = session.waiting, None
+            reply = await waiting
+        return reply
+
+    def _must_wait(self, session: Session, spec: CommandSpec) -> bool:
+        if spec.name == "exec" and session.queue is not None:
+            return self._roads.must_wait(spec) or any(self._roads.must_wait(called) for called, _ in session.queue)
+        return self._roads.must_wait(spec)
+
+    def _pause_changed(self) -> None:
+        self._roads.is_paused = self.pause.is_on
+        self._roads.pauses_writes_only = self.pause.writes_only
+        self._reroute()
+
+    def tell_misses(self, wanted: bool) -> None:
+        """Let reads look for keys that they missed (`notify-keyspace-events` has an m)."""
+        if wanted != self._roads.tells_misses:
+            self._roads.tells_misses = wanted
+            self._reroute()
+
+    def watch_commands(self, monitors: Monitors) -> None:
+        """Show these the commands that run."""
+        self.monitors = monitors
+        monitors.changed = self._monitors_changed
+
+    def _monitors_changed(self) -> None:
+        self._roads.is_monitored = self.monitors is not None and bool(self.monitors.sessions)
+        self._reroute()
+
+    def _reroute(self) -> None:
+        self._ordinary = self._roads.short()
+        self._rerouted = True
+
+    async def _await_turn(self, session: Session, waiter: Waiter) -> object:
+        while True:
+            outcome = await waiter.turn
+            if not isinstance(outcome, Retry):
+                return self._mute(session, outcome)
+            reply = await outcome.rest
+            if not isinstance(reply, Blocked):
+                self.blocking.leave(waiter)
+                return reply
+            self.blocking.put_back(waiter)
+
+    # What Blocking asks of its Runner.
+
+    def run_again(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
+        """Run the command of a blocked client once more: a reply, Blocked, or the rest that must be awaited."""
+        if session.state & RESTRICTED:
+            refusal = permission(session, spec, argv)
+            if refusal is not None:
+                return refusal
+        reply = self._try(session, spec, argv)
+        rest, session.waiting = session.waiting, None
+        return reply if rest is None else Retry(rest)
+
+    def is_managed(self, database: Database, key: bytes) -> bool:
+        """Does a prefix rule apply to this key?"""
+        return self.engine.active and database is self.managed_db and self.engine.rules.match(key) is not None
+
+    def heed(self, somebody_waits: bool) -> None:
+        """Choose which commands may take the short road."""
+        self._roads.somebody_waits = somebody_waits
+        self._ordinary = self._roads.short()
+
+    def tick(self) -> None:
+        """Let the keyspace see the time."""
+        self.keyspace.tick(self.clock.now_ms())
 
     def _failure(self, spec: CommandSpec, argv: list[bytes], error: Exception) -> Error:
         # Values may be secrets: the log gets the command and its first key, nothing else.
@@ -366,10 +663,12 @@ class Dispatch:
         if aborted or broken:
             session.unwatch()
             return errors.EXEC_ABORT if aborted else NIL_ARRAY
+        if session.state & RESTRICTED:
+            calls = still_permitted(session, calls)
         engine = self.engine
         if not engine.active:
             session.unwatch()
-            return self._call_all(session, calls)
+            return without_waiting(self._call_all(session, calls))
         plan = Plan()
         keys: list[bytes] = [key for database, key in watching if database is self.managed_db]
         index = session.db.index
@@ -389,10 +688,15 @@ class Dispatch:
                 if spec.flags & WRITE:
                     engine.plan_write(plan, own, spec.blind is not None and spec.blind(argv))
                 else:
-                    engine.plan_reads_of(plan, own)
+                    engine.plan_reads_of(plan, own, spec.flags & FRESH == 0)
+            for spec, _ in calls:
+                if spec.name in SURVEYS:
+                    self._hold_survey(session)
             if not engine.finish_plan(plan, keys):
                 session.unwatch()
-                return self._call_all(session, calls)
+                if self.journal is not None:
+                    self._hold(session, keys)
+                return without_waiting(self._call_all(session, calls))
             if writes_elsewhere and (plan.store_writes or not plan.ready):
                 # What is written there could not be taken back when the store refuses.
                 session.unwatch()
@@ -441,8 +745,19 @@ class Dispatch:
             self.engine.stage_now(plan, view)
             replies = self._call_on(session, calls, view)
             commit = self.engine.accept(plan, view)
-            self.engine.publish(plan, view, commit)
-        return replies[0] if transaction is None else replies
+            self._publish(session, plan, view, commit)
+            if commit.queued:
+                session.written.update(commit.queued)
+                self._hold_own(session, commit)
+        if self.journal is not None:
+            self._hold(session, plan.keys)
+        return replies[0] if transaction is None else without_waiting(replies)
+
+    def _publish(self, session: Session, plan: Plan, view: Overlay, commit: Commit) -> None:
+        before, self.tracking.running = self.tracking.running, session
+        self.engine.publish(plan, view, commit)
+        view.announce()
+        self.tracking.running = before
 
     def _call_on(self, session: Session, calls: list[Call], view: Overlay) -> list[object]:
         session.overlay = view
@@ -460,14 +775,19 @@ class Dispatch:
     ) -> object:
         engine = self.engine
         try:
-            await engine.wait_for_room(plan)
+            if plan.store_writes:
+                await engine.wait_for_room(plan)
             replies = None
             while replies is None:
-                locked = await engine.locks.acquire(plan.locks)
-                try:
+                if not plan.locks:
+                    # A read, which is most of what waits.
                     replies = await self._run_locked(session, calls, plan, transaction is not None)
-                finally:
-                    engine.locks.release(locked)
+                else:
+                    locked = await engine.locks.acquire(plan.locks)
+                    try:
+                        replies = await self._run_locked(session, calls, plan, transaction is not None)
+                    finally:
+                        engine.locks.release(locked)
                 # Keys that are read together changed underneath: this time nobody may write them meanwhile.
                 plan.locks.update(plan.keys)
         except EXPECTED as error:
@@ -480,9 +800,20 @@ class Dispatch:
             if transaction is not None:
                 session.unwatch()
         self.keyspace.make_room()
-        if transaction is None:
-            return self._mute(session, replies[0])
-        return self._mute(session, replies or NIL_ARRAY)
+        reply = replies[0] if transaction is None and replies else None
+        waiter: Waiter | None = None
+        if isinstance(reply, Blocked) and session.blocked is None:
+            waiter = self.blocking.enlist(session, *calls[0], reply)
+            # It may have looked at one of its keys before a store was waited for.
+            waiter.look_again()
+        if self.blocking.ready:
+            self.blocking.serve()
+        if transaction is not None:
+            return self._mute(session, without_waiting(replies) or NIL_ARRAY)
+        if waiter is not None:
+            return await self._await_turn(session, waiter)
+        # Blocked: it has tried in its turn (`_await_turn`), and goes back to its place.
+        return reply if isinstance(reply, Blocked) else self._mute(session, reply)
 
     async def _run_locked(
         self, session: Session, calls: list[Call], plan: Plan, is_transaction: bool
@@ -502,6 +833,8 @@ class Dispatch:
             view.now_ms = self.managed_db.now_ms
             replies = self._call_on(session, calls, view)
             if not view.changes:
+                if self.journal is not None:
+                    self._hold(session, plan.keys)
                 return replies
             commit = engine.accept(plan, view)
             if commit.ops:
@@ -512,8 +845,15 @@ class Dispatch:
                     continue
                 keyspace.tick(self.clock.now_ms())
                 view.now_ms = self.managed_db.now_ms
-                _correct_deletes(calls, replies, view, commit)
-            engine.publish(plan, view, commit)
+                correct_deletes(calls, replies, view, commit)
+            # What the client's own change has to say to it comes behind the reply.
+            session.is_running = True
+            self._publish(session, plan, view, commit)
+            if commit.queued:
+                session.written.update(commit.queued)
+                self._hold_own(session, commit)
+            if self.journal is not None:
+                self._hold(session, plan.keys)
             if plan.save_before_reply:
                 await engine.wait_saved(plan)
             return replies
@@ -522,6 +862,7 @@ class Dispatch:
     async def _run_when_idle(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
         await self.engine.locks.wait_idle()
         self.keyspace.tick(self.clock.now_ms())
+        session.is_running = True
         try:
             reply = spec.handler(session, argv)
         except CommandError as error:
@@ -531,22 +872,6 @@ class Dispatch:
         return self._mute(session, reply)
 
 
-def _is_ordinary(spec: CommandSpec) -> bool:
-    # May this command take the short road? Not if it looks at or changes the session's own state.
-    return (
-        not spec.subcommands
-        and not spec.flags & IMMEDIATE
-        and spec.group not in ("connection", "transactions", "server", "cache")
-    )
-
-
-def _correct_deletes(calls: list[Call], replies: list[object], view: Overlay, commit: Commit) -> None:
-    # DEL counted keys that nobody had looked up; the store knows which of them had a row.
-    wrong = {target.key for target in commit.sync_targets if target.key in view.deleted_blindly} - commit.deleted
-    for index, (spec, argv) in enumerate(calls):
-        if spec.flags & DELETES and wrong:
-            own = wrong.intersection(spec.keys_of(argv))
-            reply = replies[index]
-            if own and isinstance(reply, int):
-                replies[index] = reply - len(own)
-                wrong -= own
+async def _at_once(reply: object) -> object:
+    # Ends a batch, which goes on with the table of commands that is right now.
+    return reply

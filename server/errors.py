@@ -32,6 +32,9 @@ OVERFLOW: Final = Error("ERR increment or decrement would overflow")
 DECR_OVERFLOW: Final = Error("ERR decrement would overflow")
 NO_SUCH_KEY: Final = Error("ERR no such key")
 OUT_OF_RANGE: Final = Error("ERR value is out of range")
+NOT_POSITIVE: Final = Error("ERR value is out of range, must be positive")
+NO_KEYS_COUNTED: Final = Error("ERR numkeys should be greater than 0")
+NEGATIVE_LIMIT: Final = Error("ERR LIMIT can't be negative")
 OFFSET_OUT_OF_RANGE: Final = Error("ERR offset is out of range")
 STRING_TOO_LONG: Final = Error("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
 HASH_NOT_INTEGER: Final = Error("ERR hash value is not an integer")
@@ -64,6 +67,11 @@ PROTECTED: Final = Error(
     "(server.password in the configuration file) and restart, or, if the network is trusted, set "
     "server.protected_mode = false."
 )
+
+
+def no_warm_up(prefix: str) -> Error:
+    """The prefix has nothing to warm up with."""
+    return Error(f"ERR the prefix '{prefix}' has no warm-up: its key warm is \"none\"")
 
 
 def wrong_arity(name: str) -> Error:

@@ -26,6 +26,8 @@ DEFAULT_SECTIONS: Final = (
     "errorstats",
     "keyspace",
     "prefixes",
+    "invalidation",
+    "stores",
 )
 
 

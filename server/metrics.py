@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from persistence.invalidation import FOLLOWER_FIELDS
+from persistence.stores.base import STORE_FIELDS
 from server.control import GAUGES, CachePort
 from server.dispatch import Dispatch
+from server.journaling import Journaling
 from server.keyspace.keyspace import Keyspace
 from server.net.connection import Peers
+
+# Of the journal's fields: what only grows.
+_JOURNAL_COUNTERS: Final = ("journal_frames", "journal_syncs")
+# Of FollowerStats: what is so now, not what has been counted.
+_FOLLOWER_GAUGES: Final = ("live", "prefixes", "later")
 
 
 class Metrics:
     """Collects what /metrics shows."""
 
-    __slots__ = ("_cache", "_dispatch", "_keyspace", "_peers")
+    __slots__ = ("_cache", "_dispatch", "_journaling", "_keyspace", "_peers")
 
-    def __init__(self, cache: CachePort, keyspace: Keyspace, peers: Peers, dispatch: Dispatch) -> None:
+    def __init__(
+        self, cache: CachePort, keyspace: Keyspace, peers: Peers, dispatch: Dispatch, journaling: Journaling
+    ) -> None:
         self._cache = cache
+        self._journaling = journaling
         self._keyspace = keyspace
         self._peers = peers
         self._dispatch = dispatch
@@ -48,6 +60,34 @@ class Metrics:
         errors = self._dispatch.internal_errors
         yield CounterMetricFamily("forebay_internal_errors", "Bugs met while running commands.", value=errors)
         yield from self._prefixes()
+        yield from self._followers()
+        yield from self._stores()
+        yield from self._journal()
+
+    def _journal(self) -> Iterable[Metric]:
+        # INFO persistence journal_…, what is a number there; refusing as 0 or 1.
+        for name, value in self._journaling.info():
+            if name == "journal_refusing":
+                value = int(value != "no")
+            if isinstance(value, int):
+                kind = CounterMetricFamily if name in _JOURNAL_COUNTERS else GaugeMetricFamily
+                yield kind(f"forebay_{name}", f"INFO persistence {name}.", value=value)
+
+    def _followers(self) -> Iterable[Metric]:
+        followers = self._cache.followers()
+        for name in FOLLOWER_FIELDS if followers else ():
+            kind = GaugeMetricFamily if name in _FOLLOWER_GAUGES else CounterMetricFamily
+            family = kind(f"forebay_follower_{name}", f"INFO invalidation {name}, by store.", labels=["store"])
+            for store, stats in followers.items():
+                family.add_metric([store], int(getattr(stats, name)))
+            yield family
+
+    def _stores(self) -> Iterable[Metric]:
+        for name in STORE_FIELDS:
+            family = CounterMetricFamily(f"forebay_store_{name}", f"INFO stores {name}, by store.", labels=["store"])
+            for store, stats in self._cache.stores().items():
+                family.add_metric([store], getattr(stats, name))
+            yield family
 
     def _prefixes(self) -> Iterable[Metric]:
         by_prefix = self._cache.info(None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from server.commands.context import Context, Server
 from server.commands.spec import CommandSpec
@@ -15,16 +15,42 @@ UNAUTHENTICATED: Final = 1
 IN_MULTI: Final = 2
 REPLY_MUTED: Final = 4
 UNTOUCHING: Final = 8
+SUBSCRIBED: Final = 16
+TRACKING: Final = 32
+MONITORING: Final = 64
+RESTRICTED: Final = 128
 
 Call = tuple[CommandSpec, list[bytes]]
 
 
+class BlockedCall(Protocol):
+    """A command of the client that waits for a key (server/blocking.py)."""
+
+    def unblock(self, with_error: bool) -> None:
+        """CLIENT UNBLOCK: end the wait as its timeout would, or with an error."""
+
+    def abandon(self) -> None:
+        """End the wait without a reply."""
+
+
+class Outlet(Protocol):
+    """The client's connection, as a session needs it."""
+
+    def push(self, wire: bytes) -> None:
+        """Send something that is no reply, between two replies."""
+
+
 class Session(Context):
-    """A client: database, user, protocol version, transaction."""
+    """A client: database, user, protocol version, transaction, subscriptions."""
 
     __slots__ = (
         "aborted",
+        "blocked",
         "broken",
+        "hold_seq",
+        "is_running",
+        "late",
+        "outlet",
         "overlay",
         "queue",
         "queued_bytes",
@@ -48,6 +74,15 @@ class Session(Context):
         self.overlay: Overlay | None = None
         # The rest of a command that has to wait; whoever called dispatch awaits it and sends what it returns.
         self.waiting: Coroutine[Any, Any, object] | None = None
+        # The command that waits for a key to have something for it.
+        self.blocked: BlockedCall | None = None
+        # Replies tell of changes up to this sequence of the journal, which must be durable before they leave; 0: none.
+        self.hold_seq = 0
+        # Set by whoever made the connection.
+        self.outlet: Outlet | None = None
+        # A command of the client is at work: what it says to its own client waits in `late` until the reply is there.
+        self.is_running = False
+        self.late: list[bytes] = []
         self.state = 0
         self.authenticated = not server.password_is_set()
         # Server milliseconds since when the client owes us its password.
@@ -63,6 +98,14 @@ class Session(Context):
             state |= REPLY_MUTED
         if self.no_touch:
             state |= UNTOUCHING
+        if self.subscriptions is not None:
+            state |= SUBSCRIBED
+        if self.tracking is not None:
+            state |= TRACKING
+        if self.monitoring:
+            state |= MONITORING
+        if self.server.acl.restricts(self.user):
+            state |= RESTRICTED
         self.state = state
 
     def select(self, index: int) -> None:
@@ -71,6 +114,31 @@ class Session(Context):
             self.db = self.overlay
         else:
             super().select(index)
+
+    def deliver(self, wire: bytes) -> None:
+        """Send a message or an invalidation: now, or behind the reply of the command that caused it."""
+        if self.is_running:
+            self.late.append(wire)
+        elif self.outlet is not None:
+            self.outlet.push(wire)
+
+    def take_late(self) -> bytes:
+        """The command has its reply, or waits: what has gathered to be sent behind it."""
+        self.is_running = False
+        if not self.late:
+            return b""
+        wire = b"".join(self.late)
+        self.late.clear()
+        return wire
+
+    def stop_listening(self) -> None:
+        """Leave all channels, turn tracking off and see no more commands."""
+        if self.monitoring:
+            self.server.diagnostics.stop_monitoring(self)
+        if self.subscriptions is not None:
+            self.server.channels.leave(self)
+        if self.tracking is not None:
+            self.server.tracking.turn_off(self)
 
     def in_transaction(self) -> bool:
         """Is MULTI open?"""
@@ -114,6 +182,7 @@ class Session(Context):
         """RESET: a new connection's state."""
         self.end_multi()
         self.unwatch()
+        self.stop_listening()
         self.select(0)
         self.protocol = 2
         self.name = b""
@@ -121,11 +190,16 @@ class Session(Context):
         self.asking_reply = "on"
         self.no_evict = False
         self.no_touch = False
+        self.written.clear()
         self.authenticated = not self.server.password_is_set()
         self.stranger_since_ms = self.server.keyspace.now_ms
         self.refresh_state()
 
     def close(self) -> None:
         """The connection is gone."""
+        if self.blocked is not None:
+            self.blocked.abandon()
         self.end_multi()
         self.unwatch()
+        self.stop_listening()
+        self.outlet = None

@@ -32,10 +32,12 @@ class Setting:
 class RuntimeSettings:
     """All settings, by name (the Settings protocol of commands/context.py)."""
 
-    __slots__ = ("_settings",)
+    __slots__ = ("_settings", "changed")
 
     def __init__(self, settings: list[Setting]) -> None:
         self._settings = {setting.name: setting for setting in settings}
+        # What CONFIG SET has set since the start, by name.
+        self.changed: set[str] = set()
 
     def names(self) -> list[str]:
         """All names, in alphabetical order."""
@@ -63,6 +65,7 @@ class RuntimeSettings:
         for setting, value in checked:
             assert setting.apply is not None
             setting.apply(value)
+            self.changed.add(setting.name)
 
 
 _UNITS: Final = {"": 1, "b": 1, "k": 1000, "kb": 1024, "m": 1000**2, "mb": 1024**2, "g": 1000**3, "gb": 1024**3}

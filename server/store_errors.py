@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from persistence.errors import LoadTimeout, RowVanished, StoreDown, StoreError, StoreRejected, StoreTimeout
+from persistence.errors import (
+    JournalError,
+    LoadTimeout,
+    RowVanished,
+    StoreDown,
+    StoreError,
+    StoreRejected,
+    StoreTimeout,
+)
 from persistence.plan import Busy, CrossStore, Unmapped
 from protocol.replies import Error
 
 # Everything that the engine raises on purpose.
-EXPECTED = (StoreError, Busy, CrossStore, Unmapped)
+EXPECTED = (StoreError, JournalError, Busy, CrossStore, Unmapped)
 
 
 def reply_of(error: Exception) -> Error:
@@ -22,6 +30,8 @@ def reply_of(error: Exception) -> Error:
         return Error("LOADTIMEOUT the load did not finish in time")
     if isinstance(error, RowVanished):
         return Error("STOREREJECTED 40001 the row keeps changing underneath this command, try again")
+    if isinstance(error, JournalError):
+        return Error(f"MISCONF writes to write-behind prefixes are refused: {error}")
     if isinstance(error, Busy):
         return Error(f"BUSY {error}")
     if isinstance(error, CrossStore):

@@ -51,6 +51,14 @@ def integer_between(text: bytes, low: int, high: int) -> int:
     return value
 
 
+def integer_from(text: bytes, low: int, refusal: Error) -> int:
+    """An integer argument of at least `low`; one refusal for whatever is wrong with it."""
+    value = parse_integer(text)
+    if value is None or value < low:
+        raise CommandError(refusal)
+    return value
+
+
 def long_double(text: bytes) -> LongDouble:
     """A number argument of INCRBYFLOAT and its kin; may be infinite."""
     value = parse_long_double(text)
@@ -63,6 +71,27 @@ def check_length(length: int) -> None:
     """Refuse to make a string of so many bytes."""
     if length > MAX_STRING:
         raise CommandError(STRING_TOO_LONG)
+
+
+def counted_keys(argv: list[bytes], at: int) -> list[bytes]:
+    """The keys whose number stands at argv[at] and which follow it; none when that number makes no sense.
+
+    For `find_keys=`, which is asked before the handler has judged the arguments.
+    """
+    count = parse_integer(argv[at]) if at < len(argv) else None
+    if count is None or not 0 < count < len(argv) - at:
+        return []
+    return argv[at + 1 : at + 1 + count]
+
+
+def keys_after_count(argv: list[bytes]) -> list[bytes]:
+    """For `find_keys=`: `numkeys key [key ...]` begins the arguments."""
+    return counted_keys(argv, 1)
+
+
+def destination_and_keys(argv: list[bytes]) -> list[bytes]:
+    """For `find_keys=`: `destination numkeys key [key ...]` begins the arguments."""
+    return [argv[1], *counted_keys(argv, 2)]
 
 
 def always(argv: list[bytes]) -> bool:

@@ -9,6 +9,7 @@ fetch a row only to drop it. So COMMAND GETKEYS finds no keys in them either.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from protocol.replies import OK, Error, Map
@@ -21,8 +22,6 @@ from server.commands.spec import ADMIN, FAST, LOADING, NO_MULTI, NOSCRIPT, STALE
 
 # A transaction or script runs at one moment and cannot wait for the store in the middle.
 _WAITS: Final = NO_MULTI | NOSCRIPT
-
-_NOT_YET: Final = frozenset((b"GET", b"RETRY", b"DROP"))
 
 
 def _reply(value: object) -> object:
@@ -208,6 +207,99 @@ def cache_flush(ctx: Context, argv: list[bytes]) -> object:
     return Wait(flush)
 
 
+@command(
+    "CACHE.WAIT",
+    arity=2,
+    flags=_WAITS,
+    group="cache",
+    since="0.1.0",
+    summary="Waits until everything written on this connection is in the store; counts the unsaved keys that are left.",
+    complexity="O(1) for each store, O(N) where N is the number of keys that are left",
+    syntax="milliseconds",
+)
+def cache_wait(ctx: Context, argv: list[bytes]) -> object:
+    timeout_ms = parse_integer(argv[1])
+    if timeout_ms is None:
+        return Error("ERR timeout is not an integer or out of range")
+    if timeout_ms < 0:
+        return Error("ERR timeout is negative")
+    cache = ctx.server.cache
+    # As it is now: what is written behind this command in the pipeline is not waited for.
+    written = dict(ctx.written)
+    return Wait(lambda: cache.wait_saved(written, timeout_ms))
+
+
+@command(
+    "CACHE.DISCARD",
+    arity=2,
+    flags=_WAITS | ADMIN,
+    group="cache",
+    since="0.1.0",
+    summary="Gives up the unsaved changes of a prefix, drops their copies, and counts them.",
+    complexity="O(N) where N is the number of unsaved changes, in slices that let other clients in",
+    syntax="prefix",
+)
+def cache_discard(ctx: Context, argv: list[bytes]) -> object:
+    prefix = text(argv[1])
+    return _of_prefix(prefix, lambda: ctx.server.cache.discard(prefix))
+
+
+@command(
+    "CACHE.WARM",
+    arity=2,
+    flags=_WAITS,
+    group="cache",
+    since="0.1.0",
+    summary="Runs the warm-up of a prefix and counts the rows that were loaded.",
+    complexity="O(N) where N is the number of rows, in batches that let other clients in",
+    syntax="prefix",
+)
+def cache_warm(ctx: Context, argv: list[bytes]) -> object:
+    prefix = text(argv[1])
+    return _of_prefix(prefix, lambda: ctx.server.cache.warm(prefix))
+
+
+@command(
+    "CACHE.VERIFY",
+    arity=-2,
+    flags=_WAITS,
+    group="cache",
+    since="0.1.0",
+    summary="Compares copies with the database: how many were compared, how many differ, how many REPAIR has dropped.",
+    complexity="O(N) where N is the number of keys in memory, in slices that let other clients in",
+    syntax="prefix [SAMPLE count] [REPAIR]",
+)
+def cache_verify(ctx: Context, argv: list[bytes]) -> object:
+    prefix = text(argv[1])
+    sample: int | None = None
+    repair = False
+    at = 2
+    while at < len(argv):
+        option = argv[at].upper()
+        if option == b"SAMPLE" and sample is None and at + 1 < len(argv):
+            at += 1
+            sample = parse_integer(argv[at])
+            if sample is None or sample < 1:
+                return Error("ERR sample is not a positive integer")
+        elif option == b"REPAIR" and not repair:
+            repair = True
+        else:
+            return errors.SYNTAX
+        at += 1
+    return _of_prefix(prefix, lambda: ctx.server.cache.verify(prefix, sample, repair))
+
+
+def _of_prefix(prefix: str, start: Callable[[], Awaitable[object]]) -> Wait:
+    # What waits, and concerns one prefix, which may not exist.
+    async def answer() -> object:
+        try:
+            return _reply(await start())
+        except KeyError:
+            return _unknown_prefix(prefix)
+
+    return Wait(answer)
+
+
 # -- dead letters -----------------------------------------------------------------------------------------------------
 
 
@@ -221,9 +313,6 @@ def cache_flush(ctx: Context, argv: list[bytes]) -> object:
     complexity="Depends on the subcommand.",
 )
 def cache_dlq(ctx: Context, argv: list[bytes]) -> object:
-    subcommand = argv[1].upper()
-    if subcommand in _NOT_YET:
-        return Error(f"ERR CACHE.DLQ {subcommand.decode()} is not available yet")
     return errors.unknown_subcommand("cache.dlq", argv[1])
 
 
@@ -272,6 +361,61 @@ def cache_dlq_list(ctx: Context, argv: list[bytes]) -> object:
             raise
         return _unknown_prefix(prefix)
     return _reply(letters if count is None else letters[:count])
+
+
+@command(
+    "CACHE.DLQ GET",
+    arity=3,
+    flags=ADMIN | LOADING | STALE,
+    group="cache",
+    since="0.1.0",
+    summary="Shows a dead letter with the change that was refused; null when there is none with this id.",
+    complexity="O(N) where N is the size of the change",
+    syntax="id",
+)
+def cache_dlq_get(ctx: Context, argv: list[bytes]) -> object:
+    id = parse_integer(argv[2])
+    if id is None:
+        return errors.NOT_INTEGER
+    letter = ctx.server.cache.dead_letter(id)
+    return None if letter is None else _reply(letter)
+
+
+@command(
+    "CACHE.DLQ RETRY",
+    arity=3,
+    flags=ADMIN | LOADING | STALE,
+    group="cache",
+    since="0.1.0",
+    summary="Queues dead letters to be saved again; returns how many. Those whose key has newer unsaved changes stay.",
+    complexity="O(N) where N is the number of dead letters",
+    syntax="<id | ALL>",
+)
+def cache_dlq_retry(ctx: Context, argv: list[bytes]) -> object:
+    ids = _letter_ids(ctx, argv[2])
+    return ids if isinstance(ids, Error) else ctx.server.cache.retry_letters(ids)
+
+
+@command(
+    "CACHE.DLQ DROP",
+    arity=3,
+    flags=ADMIN | LOADING | STALE,
+    group="cache",
+    since="0.1.0",
+    summary="Forgets dead letters for good; returns how many.",
+    complexity="O(N) where N is the number of dead letters",
+    syntax="<id | ALL>",
+)
+def cache_dlq_drop(ctx: Context, argv: list[bytes]) -> object:
+    ids = _letter_ids(ctx, argv[2])
+    return ids if isinstance(ids, Error) else ctx.server.cache.drop_letters(ids)
+
+
+def _letter_ids(ctx: Context, word: bytes) -> list[int] | Error:
+    if word.upper() == b"ALL":
+        return [int(str(letter["id"])) for letter in ctx.server.cache.dead_letters(None)]
+    id = parse_integer(word)
+    return errors.NOT_INTEGER if id is None else [id]
 
 
 @command(

@@ -10,15 +10,21 @@ from typing import Final
 
 from protocol.replies import NO_REPLY, OK, Error, Verbatim
 from server import errors
-from server.commands.args import parse_integer
+from server.commands.args import integer, parse_integer
 from server.commands.command_docs import container_help
 from server.commands.connection import NAME_REFUSED, is_printable, text
 from server.commands.context import Context
 from server.commands.spec import ADMIN, LOADING, NOSCRIPT, STALE, command
 from server.errors import CommandError
 
-_OWN: Final = NOSCRIPT | LOADING | STALE
+OWN: Final = NOSCRIPT | LOADING | STALE
 _ADMIN: Final = ADMIN | NOSCRIPT | LOADING | STALE
+
+_PAUSE_HOW: Final = Error("ERR CLIENT PAUSE mode must be WRITE or ALL")
+_TIMEOUT_NO_INTEGER: Final = Error("ERR timeout is not an integer or out of range")
+_TIMEOUT_NEGATIVE: Final = Error("ERR timeout is negative")
+_UNBLOCK_WORDS: Final = Error("ERR unknown subcommand or wrong number of arguments for 'UNBLOCK'. Try CLIENT HELP.")
+_UNBLOCK_HOW: Final = Error("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")
 
 # The types that CLIENT LIST and KILL filter by, and the letter by which CLIENT LIST's `flags` show them.
 _TYPES: Final = {b"normal": "", b"master": "M", b"replica": "S", b"slave": "S", b"pubsub": "P"}
@@ -69,7 +75,7 @@ def client(ctx: Context, argv: list[bytes]) -> object:
 @command(
     "CLIENT ID",
     arity=2,
-    flags=_OWN,
+    flags=OWN,
     group="connection",
     since="5.0.0",
     summary="Tells the connection's number, which is never used again.",
@@ -82,7 +88,7 @@ def client_id(ctx: Context, argv: list[bytes]) -> object:
 @command(
     "CLIENT INFO",
     arity=2,
-    flags=_OWN,
+    flags=OWN,
     group="connection",
     since="6.2.0",
     summary="Describes this connection as CLIENT LIST would.",
@@ -159,8 +165,7 @@ class _Filter:
             self.type_letter = _type_letter(value)
         elif option == b"USER":
             self.user = text(value)
-            users = {fields.get("user") for fields in ctx.server.clients.describe_all()}
-            if self.user != "default" and self.user not in users:
+            if value not in ctx.server.acl.names():
                 raise CommandError(Error(f"ERR No such user '{self.user}'"))
         elif option == b"ADDR":
             self.addr = text(value)
@@ -226,9 +231,70 @@ def client_kill(ctx: Context, argv: list[bytes]) -> object:
 
 
 @command(
+    "CLIENT UNBLOCK",
+    arity=-3,
+    flags=_ADMIN,
+    group="connection",
+    since="5.0.0",
+    summary="Ends a client's wait for a key as its timeout would, or with an error; 1 when it waited.",
+    complexity="O(N) with N keys that it waits for",
+    syntax="client-id [TIMEOUT | ERROR]",
+)
+def client_unblock(ctx: Context, argv: list[bytes]) -> object:
+    with_error = False
+    if len(argv) > 3:
+        how = argv[3].upper()
+        if len(argv) > 4:
+            return _UNBLOCK_WORDS
+        if how not in (b"TIMEOUT", b"ERROR"):
+            return _UNBLOCK_HOW
+        with_error = how == b"ERROR"
+    return int(ctx.server.clients.unblock(integer(argv[2]), with_error))
+
+
+@command(
+    "CLIENT PAUSE",
+    arity=-3,
+    flags=_ADMIN,
+    group="connection",
+    since="3.0.0",
+    summary="Lets the commands of all clients wait for some milliseconds: all of them, or those that may write.",
+    complexity="O(1)",
+    syntax="timeout [WRITE | ALL]",
+)
+def client_pause(ctx: Context, argv: list[bytes]) -> object:
+    if len(argv) > 4:
+        return errors.wrong_arity("client|pause")
+    how = argv[3].upper() if len(argv) == 4 else b"ALL"
+    if how not in (b"WRITE", b"ALL"):
+        return _PAUSE_HOW
+    timeout_ms = parse_integer(argv[2])
+    if timeout_ms is None:
+        return _TIMEOUT_NO_INTEGER
+    if timeout_ms < 0:
+        return _TIMEOUT_NEGATIVE
+    ctx.server.clients.pause(timeout_ms, how == b"WRITE")
+    return OK
+
+
+@command(
+    "CLIENT UNPAUSE",
+    arity=2,
+    flags=_ADMIN,
+    group="connection",
+    since="6.2.0",
+    summary="Ends the pause.",
+    complexity="O(N) where N is the number of clients that wait for it",
+)
+def client_unpause(ctx: Context, argv: list[bytes]) -> object:
+    ctx.server.clients.unpause()
+    return OK
+
+
+@command(
     "CLIENT SETNAME",
     arity=3,
-    flags=_OWN,
+    flags=OWN,
     group="connection",
     since="2.6.9",
     summary="Names the connection; an empty name takes the name away.",
@@ -245,7 +311,7 @@ def client_setname(ctx: Context, argv: list[bytes]) -> object:
 @command(
     "CLIENT GETNAME",
     arity=2,
-    flags=_OWN,
+    flags=OWN,
     group="connection",
     since="2.6.9",
     summary="Tells the connection's name.",
@@ -258,7 +324,7 @@ def client_getname(ctx: Context, argv: list[bytes]) -> object:
 @command(
     "CLIENT SETINFO",
     arity=4,
-    flags=_OWN,
+    flags=OWN,
     group="connection",
     since="7.2.0",
     summary="Notes which client library speaks, for CLIENT LIST.",
@@ -281,7 +347,7 @@ def client_setinfo(ctx: Context, argv: list[bytes]) -> object:
 @command(
     "CLIENT REPLY",
     arity=3,
-    flags=_OWN,
+    flags=OWN,
     group="connection",
     since="3.2.0",
     summary="Turns replies on or off, or leaves out the next one.",
@@ -320,7 +386,7 @@ def client_no_evict(ctx: Context, argv: list[bytes]) -> object:
 @command(
     "CLIENT NO-TOUCH",
     arity=3,
-    flags=_OWN,
+    flags=OWN,
     group="connection",
     since="7.2.0",
     summary="Lets the connection's commands leave no trace in the recency and frequency of keys.",

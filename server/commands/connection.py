@@ -32,10 +32,9 @@ def text(argument: bytes) -> str:
     return argument.decode("utf-8", "surrogateescape")
 
 
-def _log_in(ctx: Context, user: bytes, password: bytes) -> bool:
-    # Without a password the default user takes any, as in Redis.
-    is_open = user == b"default" and not ctx.server.password_is_set()
-    if not is_open and not ctx.server.check_password(user, password):
+def _log_in(ctx: Context, word: bytes, user: bytes, password: bytes) -> bool:
+    if not ctx.server.check_password(user, password):
+        ctx.server.acl.note_failed_login(ctx, word, user)
         return False
     ctx.authenticated = True
     ctx.user = user
@@ -78,7 +77,7 @@ def hello(ctx: Context, argv: list[bytes]) -> object:
         else:
             return Error(f"ERR Syntax error in HELLO option '{text(argv[at])}'")
 
-    if login and not _log_in(ctx, login[0], login[1]):
+    if login and not _log_in(ctx, b"HELLO", login[0], login[1]):
         return errors.WRONG_PASS
     if not ctx.authenticated and ctx.server.password_is_set():
         return _HELLO_NEEDS_AUTH
@@ -116,9 +115,9 @@ def auth(ctx: Context, argv: list[bytes]) -> object:
     if len(argv) == 2:
         if not ctx.server.password_is_set():
             return errors.NO_PASSWORD_SET
-        accepted = _log_in(ctx, b"default", argv[1])
+        accepted = _log_in(ctx, b"AUTH", b"default", argv[1])
     else:
-        accepted = _log_in(ctx, argv[1], argv[2])
+        accepted = _log_in(ctx, b"AUTH", argv[1], argv[2])
     return OK if accepted else errors.WRONG_PASS
 
 

@@ -6,9 +6,10 @@ protocol, which names exactly what commands may ask of it. A handler whose answe
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, Protocol
 
+from protocol.replies import Error
 from server.keyspace.database import Database
 from server.keyspace.keyspace import Keyspace
 
@@ -20,6 +21,87 @@ class Wait:
 
     def __init__(self, start: Callable[[], Awaitable[object]]) -> None:
         self.start = start
+
+
+class Blocked:
+    """What a handler returns that found nothing to take: the client waits until one of the keys may have something.
+
+    Then dispatch runs the command again, from the beginning (server/blocking.py). A transaction does not wait.
+    """
+
+    __slots__ = ("argv", "heeds_loss", "keys", "kind", "nothing", "timeout_ms")
+
+    def __init__(
+        self,
+        keys: list[bytes],
+        kind: int,
+        timeout_ms: int,
+        nothing: object,
+        argv: list[bytes] | None = None,
+        heeds_loss: bool = False,
+    ) -> None:
+        self.keys = keys
+        # The kind of value that can end the wait: LIST, ZSET, STREAM.
+        self.kind = kind
+        # How long the client is willing to wait; 0: for ever.
+        self.timeout_ms = timeout_ms
+        # The reply in a transaction. (After the timeout it is NIL_ARRAY, whatever the command.)
+        self.nothing = nothing
+        # What is run again, when that is not what the client sent: a `$` means the moment of asking.
+        self.argv = argv
+        # Is there news for the client, too, when a key goes or comes to hold something else?
+        self.heeds_loss = heeds_loss
+
+
+# What a client may be subscribed to; the numbers index Subscriptions.named.
+CHANNEL: Final = 0
+PATTERN: Final = 1
+SHARD: Final = 2
+
+
+class Subscriptions:
+    """What one client is subscribed to, in the order in which it asked."""
+
+    __slots__ = ("named",)
+
+    def __init__(self) -> None:
+        # By CHANNEL, PATTERN, SHARD.
+        self.named: tuple[dict[bytes, None], ...] = ({}, {}, {})
+
+    def count(self, kind: int) -> int:
+        """The number that a confirmation tells: shard channels are counted apart."""
+        return len(self.named[SHARD]) if kind == SHARD else len(self.named[CHANNEL]) + len(self.named[PATTERN])
+
+    def __bool__(self) -> bool:
+        return any(self.named)
+
+
+class TrackingMode:
+    """How one client wants to hear of keys that change (CLIENT TRACKING)."""
+
+    __slots__ = ("broadcasts", "caching", "is_broken", "noloop", "optin", "optout", "prefixes", "redirect")
+
+    def __init__(self) -> None:
+        # The client that gets the invalidations instead; 0: none.
+        self.redirect = 0
+        # Hear of every key under these prefixes (BCAST), read or not; else of keys that were read.
+        self.broadcasts = False
+        self.prefixes: list[bytes] = []
+        # Remember nothing but what follows CLIENT CACHING yes; everything but what follows CLIENT CACHING no.
+        self.optin = False
+        self.optout = False
+        # What CLIENT CACHING said of the next command.
+        self.caching: bool | None = None
+        # Its own changes are no news to the client.
+        self.noloop = False
+        # The client of `redirect` has gone.
+        self.is_broken = False
+
+    def wants_reads(self) -> bool:
+        """Are the keys of the command that runs now to be remembered?"""
+        if self.broadcasts or (self.optin and self.caching is None):
+            return False
+        return not (self.optout and self.caching is False)
 
 
 class Random(Protocol):
@@ -40,6 +122,15 @@ class Clients(Protocol):
     def kill(self, client_id: int) -> bool:
         """Close a connection once its pending replies are written; was there one?"""
 
+    def unblock(self, client_id: int, with_error: bool) -> bool:
+        """End a client's wait for a key as its timeout would, or with an error; did it wait?"""
+
+    def pause(self, timeout_ms: int, writes_only: bool) -> None:
+        """Let commands (or those alone that may write) wait for so long."""
+
+    def unpause(self) -> None:
+        """Let them go on."""
+
 
 class Settings(Protocol):
     """The run-time settings, by Redis's names (`maxmemory`, `maxmemory-policy` …)."""
@@ -50,6 +141,9 @@ class Settings(Protocol):
 
     def set_many(self, values: dict[str, str]) -> None:
         """Set all or none; raises ValueError with Redis's text for the first that is refused, by name."""
+
+    def rewrite(self) -> Awaitable[object]:
+        """Write what has been set into the configuration file; the reply."""
 
 
 class Cache(Protocol):
@@ -69,8 +163,29 @@ class Cache(Protocol):
     async def flush(self, prefix: str | None, timeout_ms: int | None) -> tuple[int, int]:
         """Write unsaved changes: how many were written, how many are left. KeyError: no rule has the prefix."""
 
+    async def wait_saved(self, written: dict[str, int], timeout_ms: int) -> int:
+        """Wait until the stores have what was written behind up to these sequences; how many keys they lack still."""
+
+    async def discard(self, prefix: str) -> int:
+        """Give up a prefix's unsaved changes: how many keys that were. KeyError: no rule has the prefix."""
+
+    async def warm(self, prefix: str) -> int:
+        """Run a prefix's warm-up: how many rows were loaded. KeyError: no rule has the prefix."""
+
+    async def verify(self, prefix: str, sample: int | None, repair: bool) -> tuple[int, int, int]:
+        """Compare copies with their rows: how many were compared, differ, were dropped. KeyError: no such prefix."""
+
     def dead_letters(self, prefix: str | None) -> list[dict[str, object]]:
         """What the store refused for good, oldest first. KeyError: no rule has the prefix."""
+
+    def dead_letter(self, id: int) -> dict[str, object] | None:
+        """One of them, with the change that was refused."""
+
+    def retry_letters(self, ids: list[int]) -> int:
+        """Queue these changes to be saved again; how many. Those whose key has newer unsaved changes stay."""
+
+    def drop_letters(self, ids: list[int]) -> int:
+        """Forget these for good; how many."""
 
     async def purge(self, pattern: bytes) -> int: ...
 
@@ -89,9 +204,164 @@ class Cache(Protocol):
         """Memory was emptied on purpose: loads under way must not fill it with older values, negatives are void."""
 
 
+class Channels(Protocol):
+    """Pub/sub, as its commands need it. `kind`: CHANNEL, PATTERN or SHARD."""
+
+    def subscribe(self, client: Context, kind: int, names: Sequence[bytes]) -> object: ...
+
+    def unsubscribe(self, client: Context, kind: int, names: Sequence[bytes]) -> object:
+        """No names: from all of the kind."""
+
+    def leave(self, client: Context) -> None:
+        """Unsubscribe from everything, without a word."""
+
+    def publish(self, channel: bytes, message: bytes) -> int: ...
+
+    def publish_shard(self, channel: bytes, message: bytes) -> int: ...
+
+    def names(self, kind: int, pattern: bytes | None) -> list[bytes]: ...
+
+    def subscribers(self, kind: int, name: bytes) -> int: ...
+
+    def count(self, kind: int) -> int: ...
+
+
+class Tracker(Protocol):
+    """Client-side caching, as CLIENT TRACKING needs it."""
+
+    def turn_on(self, client: Context, mode: TrackingMode) -> None: ...
+
+    def turn_off(self, client: Context) -> None: ...
+
+    def remember(self, client: Context, keys: Iterable[bytes]) -> None:
+        """A client has read these keys."""
+
+
+class Scripts(Protocol):
+    """Scripts and libraries, as their commands need them."""
+
+    def eval(
+        self, ctx: Context, text: bytes, keys: list[bytes], arguments: list[bytes], reads_only: bool
+    ) -> object: ...
+
+    def evalsha(
+        self, ctx: Context, sha: bytes, keys: list[bytes], arguments: list[bytes], reads_only: bool
+    ) -> object: ...
+
+    def fcall(
+        self, ctx: Context, name: bytes, keys: list[bytes], arguments: list[bytes], reads_only: bool
+    ) -> object: ...
+
+    def load(self, text: bytes) -> bytes:
+        """Keep a script; its SHA-1. CommandError when it does not compile."""
+
+    def knows(self, sha: bytes) -> bool: ...
+
+    def flush(self) -> None: ...
+
+    def knows_function(self, name: bytes) -> bool: ...
+
+    def load_library(self, code: bytes, replaces: bool) -> bytes:
+        """A library's name. CommandError when something is wrong with it."""
+
+    def restore_libraries(self, codes: list[bytes], flushes: bool, replaces: bool) -> None:
+        """All of them, or a CommandError and none."""
+
+    def delete_library(self, name: bytes) -> None:
+        """CommandError: there is none of that name."""
+
+    def flush_libraries(self) -> None: ...
+
+    def library_codes(self) -> list[bytes]:
+        """The texts of all libraries."""
+
+    def describe_libraries(self) -> list[tuple[bytes, bytes, list[tuple[bytes, bytes | None, list[bytes]]]]]:
+        """Name, text and functions (name, description, flags) of each."""
+
+
+class Diagnostics(Protocol):
+    """What is slow, what everybody does, and what may be done about it: SLOWLOG, LATENCY, MONITOR, DEBUG."""
+
+    # May DEBUG be used?
+    allows_debug: bool
+
+    def slow_entries(self, count: int) -> list[list[object]]: ...
+
+    def slow_count(self) -> int: ...
+
+    def forget_slow(self) -> None: ...
+
+    def latest_events(self) -> list[list[object]]: ...
+
+    def event_history(self, name: str) -> list[list[int]]: ...
+
+    def forget_events(self, names: list[str]) -> int: ...
+
+    def histograms(self) -> dict[str, tuple[int, list[tuple[int, int]]]]:
+        """By command: its calls, and how many of them took at most so many microseconds."""
+
+    def monitor(self, client: Context) -> None:
+        """Send this client every command from now on."""
+
+    def stop_monitoring(self, client: Context) -> None: ...
+
+    def sleep(self, client: Context, argv: list[bytes], seconds: float) -> Awaitable[object]:
+        """OK, after that long."""
+
+    def expire_actively(self, wanted: bool) -> None: ...
+
+    def release_memory(self) -> None: ...
+
+
+class AccessControl(Protocol):
+    """The users, and what each may do: ACL, and whoever runs a command for a client."""
+
+    # The operating system's source of randomness.
+    random_bytes: Callable[[int], bytes]
+
+    def names(self) -> list[bytes]: ...
+
+    def lines(self) -> list[bytes]:
+        """Each user as the line of a file that makes it."""
+
+    def describe(self, name: bytes) -> list[tuple[object, object]] | None: ...
+
+    def set_user(self, ctx: Context, name: bytes, rules: list[bytes]) -> None: ...
+
+    def remove_users(self, ctx: Context, names: list[bytes]) -> int: ...
+
+    def restricts(self, name: bytes) -> bool:
+        """Must the commands of this user be looked at?"""
+
+    def refusal(self, ctx: Context, argv: list[bytes], place: str) -> Error | None:
+        """The error with which a client is refused a command. `place`: toplevel, multi, lua."""
+
+    def late_refusal(self, ctx: Context, argv: list[bytes]) -> Error | None:
+        """The same for a command that was allowed when MULTI queued it."""
+
+    def dry_run(self, name: bytes, argv: list[bytes]) -> str | None: ...
+
+    def note_failed_login(self, ctx: Context, word: bytes, name: bytes) -> None: ...
+
+    def entries(self, count: int, now_ms: int) -> list[list[tuple[object, object]]]: ...
+
+    def forget_log(self) -> None: ...
+
+    def load(self, ctx: Context) -> Awaitable[object]: ...
+
+    def save(self) -> Awaitable[object]: ...
+
+
 class Server(Protocol):
     """The running server, as commands may see it."""
 
+    acl: AccessControl
+    diagnostics: Diagnostics
+    # None: scripting is turned off.
+    scripts: Scripts | None
+
+    channels: Channels
+    tracking: Tracker
     keyspace: Keyspace
     clients: Clients
     settings: Settings
@@ -126,12 +396,16 @@ class Context:
         "db",
         "lib_name",
         "lib_ver",
+        "monitoring",
         "name",
         "no_evict",
         "no_touch",
         "protocol",
         "server",
+        "subscriptions",
+        "tracking",
         "user",
+        "written",
     )
 
     def __init__(self, server: Server, client_id: int, db: Database) -> None:
@@ -153,6 +427,14 @@ class Context:
         self.asking_reply = "on"
         # QUIT: close when this reply is out.
         self.close_after_reply = False
+        # Store → sequence of the newest change that this client has written behind (CACHE.WAIT).
+        self.written: dict[str, int] = {}
+        # None: to nothing.
+        self.subscriptions: Subscriptions | None = None
+        # CLIENT TRACKING; None: off.
+        self.tracking: TrackingMode | None = None
+        # MONITOR: is sent every command.
+        self.monitoring = False
 
     def select(self, index: int) -> None:
         """Make database `index` the current one."""
@@ -182,6 +464,14 @@ class Context:
         """Forget all watched keys."""
         raise NotImplementedError
 
+    def refresh_state(self) -> None:
+        """Subscriptions, tracking or anything else that makes the client a special one may have changed."""
+        raise NotImplementedError
+
+    def deliver(self, wire: bytes) -> None:
+        """Send something that is no reply: a message, an invalidation."""
+        raise NotImplementedError
+
     def is_subscribed(self) -> bool:
-        """Is the client subscribed to a channel or pattern? Under RESP2, PING then answers in the form of a message."""
-        return False
+        """Is the client subscribed to anything? Under RESP2 it may say little then, and PING answers like a message."""
+        return self.subscriptions is not None

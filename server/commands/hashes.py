@@ -1,4 +1,8 @@
-"""Hashes: HSET, HGET and their kin. A value is a `dict[bytes, bytes]`, changed in place between `edit` and `edited`."""
+"""Hashes: HSET, HGET and their kin. A value is a `dict[bytes, bytes]`, changed in place between `edit` and `edited`.
+
+One with fields that run out is an ExpiringHash, which is a dictionary too: `living` takes out what has run out, so that
+every handler begins with it. A new value takes a field's lifetime away, an increment leaves it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from persistence.change import HASH, NEVER
 from protocol.replies import OK, Error, Map
 from server.commands.args import INT64_MAX, INT64_MIN, integer, integer_between, long_double, parse_integer
 from server.commands.context import Context
+from server.commands.hash_lifetimes import forget_deadlines, living
 from server.commands.numerals import parse_long_double
 from server.commands.spec import DENYOOM, FAST, FIRST, READ, WRITE, command
 from server.errors import (
@@ -30,13 +35,6 @@ _NOT_FINITE: Final = Error("ERR value is NaN or Infinity")
 _LARGEST_REPLY: Final = 256 * 1024 * 1024
 # What a field costs in a reply beside its bytes: the pointer in the list, the length line and two line ends.
 _REPLY_OVERHEAD: Final = 16
-
-
-def fields_of(entry: Entry) -> dict[bytes, bytes]:
-    """The fields of an entry whose kind is HASH."""
-    fields = entry.value
-    assert isinstance(fields, dict)
-    return fields
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -62,9 +60,11 @@ def hset(ctx: Context, argv: list[bytes]) -> object:
         return _make(ctx, argv)
     if entry.kind != HASH:
         return WRONG_TYPE
-    fields = fields_of(entry)
+    fields = living(ctx, entry)
+    if not fields:
+        return _make(ctx, argv)
     added = 0
-    delta = 0
+    delta = 0 if type(fields) is dict else -forget_deadlines(fields, argv[2::2])
     for at in range(2, len(argv), 2):
         field = argv[at]
         value = argv[at + 1]
@@ -120,7 +120,9 @@ def hsetnx(ctx: Context, argv: list[bytes]) -> object:
         return _make(ctx, argv)
     if entry.kind != HASH:
         return WRONG_TYPE
-    fields = fields_of(entry)
+    fields = living(ctx, entry)
+    if not fields:
+        return _make(ctx, argv)
     if argv[2] in fields:
         return 0
     fields[argv[2]] = argv[3]
@@ -146,7 +148,7 @@ def hdel(ctx: Context, argv: list[bytes]) -> object:
         return 0
     if entry.kind != HASH:
         return WRONG_TYPE
-    fields = fields_of(entry)
+    fields = living(ctx, entry)
     gone: list[bytes] = []
     delta = 0
     for field in argv[2:]:
@@ -155,6 +157,8 @@ def hdel(ctx: Context, argv: list[bytes]) -> object:
             gone.append(field)
             delta -= field_weight(field, old)
     if gone:
+        if type(fields) is not dict:
+            delta -= forget_deadlines(fields, gone)
         db.edited(entry, b"hdel", gone, delta)
         if not fields:
             db.remove(argv[1], b"del")
@@ -178,7 +182,8 @@ def hincrby(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.edit(argv[1])
     if entry is not None and entry.kind != HASH:
         return WRONG_TYPE
-    text = fields_of(entry).get(field) if entry is not None else None
+    fields = living(ctx, entry) if entry is not None else {}
+    text = fields.get(field)
     total = amount
     if text is not None:
         old = parse_integer(text)
@@ -187,7 +192,7 @@ def hincrby(ctx: Context, argv: list[bytes]) -> object:
         total = old + amount
         if not INT64_MIN <= total <= INT64_MAX:
             return OVERFLOW
-    _store(ctx, entry, argv[1], field, text, b"%d" % total, b"hincrby")
+    _store(ctx, entry if fields else None, argv[1], field, text, b"%d" % total, b"hincrby")
     return total
 
 
@@ -210,7 +215,8 @@ def hincrbyfloat(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.edit(argv[1])
     if entry is not None and entry.kind != HASH:
         return WRONG_TYPE
-    text = fields_of(entry).get(field) if entry is not None else None
+    fields = living(ctx, entry) if entry is not None else {}
+    text = fields.get(field)
     if text is not None:
         old = parse_long_double(text)
         if old is None:
@@ -221,7 +227,7 @@ def hincrbyfloat(ctx: Context, argv: list[bytes]) -> object:
         if number.is_infinite():
             return NAN_OR_INFINITY
     total = number.text()
-    _store(ctx, entry, argv[1], field, text, total, b"hincrbyfloat")
+    _store(ctx, entry if fields else None, argv[1], field, text, total, b"hincrbyfloat")
     return total
 
 
@@ -232,7 +238,9 @@ def _store(
     if entry is None:
         ctx.db.put(key, HASH, {field: new}, NEVER, event)
         return
-    fields_of(entry)[field] = new
+    fields = entry.value
+    assert isinstance(fields, dict)
+    fields[field] = new
     delta = field_weight(field, new) if old is None else len(new) - len(old)
     ctx.db.edited(entry, event, [field], delta)
 
@@ -257,7 +265,8 @@ def hget(ctx: Context, argv: list[bytes]) -> object:
         return None
     if entry.kind != HASH:
         return WRONG_TYPE
-    return fields_of(entry).get(argv[2])
+    fields = entry.value
+    return fields.get(argv[2]) if type(fields) is dict else living(ctx, entry).get(argv[2])
 
 
 @command(
@@ -277,7 +286,7 @@ def hmget(ctx: Context, argv: list[bytes]) -> object:
         return [None] * (len(argv) - 2)
     if entry.kind != HASH:
         return WRONG_TYPE
-    fields = fields_of(entry)
+    fields = living(ctx, entry)
     return [fields.get(field) for field in argv[2:]]
 
 
@@ -298,7 +307,7 @@ def hgetall(ctx: Context, argv: list[bytes]) -> object:
         return Map([])
     if entry.kind != HASH:
         return WRONG_TYPE
-    return Map(fields_of(entry).items())
+    return Map(living(ctx, entry).items())
 
 
 @command(
@@ -316,7 +325,7 @@ def hkeys(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.find(argv[1])
     if entry is None:
         return []
-    return list(fields_of(entry)) if entry.kind == HASH else WRONG_TYPE
+    return list(living(ctx, entry)) if entry.kind == HASH else WRONG_TYPE
 
 
 @command(
@@ -334,7 +343,7 @@ def hvals(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.find(argv[1])
     if entry is None:
         return []
-    return list(fields_of(entry).values()) if entry.kind == HASH else WRONG_TYPE
+    return list(living(ctx, entry).values()) if entry.kind == HASH else WRONG_TYPE
 
 
 @command(
@@ -352,7 +361,7 @@ def hlen(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.find(argv[1])
     if entry is None:
         return 0
-    return len(fields_of(entry)) if entry.kind == HASH else WRONG_TYPE
+    return len(living(ctx, entry)) if entry.kind == HASH else WRONG_TYPE
 
 
 @command(
@@ -372,7 +381,7 @@ def hexists(ctx: Context, argv: list[bytes]) -> object:
         return 0
     if entry.kind != HASH:
         return WRONG_TYPE
-    return 1 if argv[2] in fields_of(entry) else 0
+    return 1 if argv[2] in living(ctx, entry) else 0
 
 
 @command(
@@ -390,7 +399,7 @@ def hstrlen(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.find(argv[1])
     if entry is None:
         return 0
-    return len(fields_of(entry).get(argv[2], b"")) if entry.kind == HASH else WRONG_TYPE
+    return len(living(ctx, entry).get(argv[2], b"")) if entry.kind == HASH else WRONG_TYPE
 
 
 @command(
@@ -420,7 +429,9 @@ def hrandfield(ctx: Context, argv: list[bytes]) -> object:
         return None if single else []
     if entry.kind != HASH:
         return WRONG_TYPE
-    fields = fields_of(entry)
+    fields = living(ctx, entry)
+    if not fields:
+        return None if single else []
     if single:
         return next(islice(fields, ctx.server.random.randrange(len(fields)), None))
     if count < 0 and -count * (_REPLY_OVERHEAD + _mean_size(fields, with_values)) > _LARGEST_REPLY:

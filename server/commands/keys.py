@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import Final
 
-from persistence.change import HASH, KIND_NAMES, NEVER, STRING
+from persistence.change import KIND_NAMES, NEVER
 from protocol.replies import OK, Error, Status
 from server.commands.args import (
     AT_MILLISECONDS,
@@ -25,6 +25,7 @@ from server.commands.args import (
 )
 from server.commands.command_docs import container_help
 from server.commands.context import Context
+from server.commands.object_encoding import encoding_of
 from server.commands.spec import (
     ALL,
     DELETES,
@@ -32,6 +33,7 @@ from server.commands.spec import (
     FAST,
     FIRST,
     FIRST_TWO,
+    FRESH,
     LOADING,
     READ,
     SECOND,
@@ -52,6 +54,7 @@ from server.errors import (
 from server.keyspace.database import Database
 from server.keyspace.entry import Entry
 from server.keyspace.globbing import Glob
+from server.keyspace.values.kinds import copy_value
 
 _INT_MIN: Final = -(1 << 31)
 _INT_MAX: Final = (1 << 31) - 1
@@ -108,7 +111,7 @@ command(
 @command(
     "EXISTS",
     arity=-2,
-    flags=READ | FAST,
+    flags=READ | FAST | FRESH,
     keys=ALL,
     group="generic",
     since="1.0.0",
@@ -152,7 +155,7 @@ def touch(ctx: Context, argv: list[bytes]) -> object:
     keys=FIRST,
     group="generic",
     since="1.0.0",
-    summary="What kind of value a key holds: string, hash …, or none.",
+    summary="What kind of value a key holds: string, hash, set …, or none.",
     complexity="O(1)",
     syntax="key",
 )
@@ -425,8 +428,7 @@ def copy(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.find(argv[1])
     if entry is None or (not replace and target.peek(argv[2]) is not None):
         return 0
-    value = entry.value
-    target.put(argv[2], entry.kind, dict(value) if isinstance(value, dict) else value, entry.deadline_ms, b"copy_to")
+    target.put(argv[2], entry.kind, copy_value(entry.kind, entry.value), entry.deadline_ms, b"copy_to")
     return 1
 
 
@@ -534,10 +536,6 @@ def randomkey(ctx: Context, argv: list[bytes]) -> object:
 
 # -- OBJECT -----------------------------------------------------------------------------------------------------------
 
-# Redis's limits between encodings: strings in one allocation, hashes in one listpack (its default settings).
-_EMBSTR_LENGTH: Final = 44
-_LISTPACK_ENTRIES: Final = 512
-_LISTPACK_VALUE: Final = 64
 # Redis shares the objects of the numbers below this, and says so by an absurd count of references.
 _SHARED_INTEGERS: Final = 10_000
 _SHARED_REFCOUNT: Final = (1 << 31) - 1
@@ -573,26 +571,14 @@ def object_(ctx: Context, argv: list[bytes]) -> object:
     group="generic",
     since="2.2.3",
     summary="The encoding that Redis would choose for a key's value. Forebay has its own.",
-    complexity="O(1), O(N) for hashes of N ≤ 512 fields",
+    complexity="O(1), O(N) for values of N ≤ 512 members",
     syntax="key",
 )
 def object_encoding(ctx: Context, argv: list[bytes]) -> object:
     entry = glance(ctx.db, argv[2])
     if entry is None:
         return None
-    value = entry.value
-    if entry.kind == STRING and isinstance(value, bytes):
-        if parse_integer(value) is not None:
-            return b"int"
-        return b"embstr" if len(value) <= _EMBSTR_LENGTH else b"raw"
-    if entry.kind == HASH and isinstance(value, dict):
-        if len(value) > _LISTPACK_ENTRIES:
-            return b"hashtable"
-        for field, item in value.items():
-            if len(field) > _LISTPACK_VALUE or len(item) > _LISTPACK_VALUE:
-                return b"hashtable"
-        return b"listpack"
-    raise NotImplementedError(f"the encoding of kind {entry.kind}")
+    return encoding_of(entry.kind, entry.value)
 
 
 @command(

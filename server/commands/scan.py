@@ -1,4 +1,4 @@
-"""Scanning: the cursors and options of SCAN and HSCAN.
+"""Scanning: the cursors and options of SCAN, HSCAN, SSCAN and ZSCAN.
 
 A cursor must find its way in a dictionary that changes between two calls, without state on the server. Python's
 dictionaries keep the order of insertion, and that gives a simple one: scan **backwards**, and let the cursor be the
@@ -15,8 +15,12 @@ cursor is this number for one of the 1,024 tables of a database, and the table's
     cursor = names left in the table << 10 | table          0 << 10 | table: the table has not been begun
 
 COUNT is kept to exactly, however many keys lie in a table. Finding the place in a table costs O(names skipped), from
-the nearer end, a few nanoseconds each; for a hash, which is one dictionary and may be large, HSCAN raises COUNT so that
-a whole scan takes at most 256 calls and stays linear in practice.
+the nearer end, a few nanoseconds each; for a hash or a sorted set, which is one dictionary and may be large, HSCAN and
+ZSCAN raise COUNT so that a whole scan takes at most 256 calls and stays linear in practice. A set has no order of its
+own; SSCAN walks the index that a MemberSet keeps beside it, by the same rules and without skipping.
+
+All this holds for a value that is changed. One that is replaced meanwhile, by a client or by a reload from the store,
+is another value, in which a cursor of the old one is only a number: what is returned then may miss members.
 """
 
 from __future__ import annotations
@@ -24,14 +28,18 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any, Final
 
-from persistence.change import HASH, KIND_NAMES
+from persistence.change import HASH, KIND_NAMES, SET, ZSET
 from protocol.replies import Error
 from server.commands.args import integer, parse_integer
 from server.commands.context import Context
+from server.commands.hash_lifetimes import living
+from server.commands.scores import score_text
 from server.commands.spec import FIRST, READ, command
 from server.errors import INVALID_CURSOR, SYNTAX, WRONG_TYPE, CommandError
 from server.keyspace.globbing import Glob
 from server.keyspace.shard import TABLES
+from server.keyspace.values.member_set import MemberSet
+from server.keyspace.values.sorted_set import SortedSet
 
 _TABLE_BITS: Final = TABLES.bit_length() - 1
 _TABLE_MASK: Final = TABLES - 1
@@ -44,7 +52,7 @@ _CALLS: Final = 256
 # Cursors are unsigned 64-bit numbers.
 _LARGEST_CURSOR: Final = (1 << 64) - 1
 
-_ANY_KIND: Final = -1
+ANY_KIND: Final = -1
 # A type that no key has.
 _NO_KIND: Final = -2
 _KINDS: Final = {name.encode(): kind for kind, name in enumerate(KIND_NAMES)}
@@ -52,7 +60,7 @@ _ONLY_HSCAN: Final = Error("ERR NOVALUES option can only be used in HSCAN")
 
 
 class ScanOptions:
-    """MATCH, COUNT, and TYPE (SCAN) or NOVALUES (HSCAN)."""
+    """MATCH, COUNT, and TYPE (SCAN) or NOVALUES (HSCAN). They depend on what is scanned: a kind, or all keys."""
 
     __slots__ = ("count", "glob", "kind", "values")
 
@@ -61,11 +69,11 @@ class ScanOptions:
         self.count = _COUNT
         # None: every name matches.
         self.glob: Glob | None = None
-        self.kind = _ANY_KIND
+        self.kind = ANY_KIND
         self.values = True
 
-    def parse(self, argv: list[bytes], start: int, of_keys: bool) -> None:
-        """Read the options from argv[start:]; raises with Redis's texts."""
+    def parse(self, argv: list[bytes], start: int, scanned: int) -> None:
+        """Read the options from argv[start:]; raises with Redis's texts. `scanned` is a kind, or ANY_KIND for SCAN."""
         at = start
         while at < len(argv):
             option = argv[at].upper()
@@ -79,11 +87,11 @@ class ScanOptions:
                 at += 1
                 glob = Glob(argv[at])
                 self.glob = None if glob.everything else glob
-            elif option == b"TYPE" and of_keys and has_value:
+            elif option == b"TYPE" and scanned == ANY_KIND and has_value:
                 at += 1
                 self.kind = _KINDS.get(argv[at].lower(), _NO_KIND)
             elif option == b"NOVALUES":
-                if of_keys:
+                if scanned != HASH:
                     raise CommandError(_ONLY_HSCAN)
                 self.values = False
             else:
@@ -126,7 +134,7 @@ def names_before(table: dict[bytes, Any], left: int, count: int) -> list[bytes]:
 def scan(ctx: Context, argv: list[bytes]) -> object:
     cursor = parse_cursor(argv[1])
     options = ScanOptions()
-    options.parse(argv, 2, True)
+    options.parse(argv, 2, ANY_KIND)
     db = ctx.db
     tables = db.tables
     index = cursor & _TABLE_MASK
@@ -147,7 +155,7 @@ def scan(ctx: Context, argv: list[bytes]) -> object:
             for name in names:
                 if options.glob is None or options.glob.matches(name):
                     entry = db.peek(name)
-                    if entry is not None and (options.kind == _ANY_KIND or options.kind == entry.kind):
+                    if entry is not None and (options.kind == ANY_KIND or options.kind == entry.kind):
                         found.append(name)
             if left:
                 break
@@ -176,22 +184,88 @@ def hscan(ctx: Context, argv: list[bytes]) -> object:
     if entry.kind != HASH:
         return WRONG_TYPE
     options = ScanOptions()
-    options.parse(argv, 3, False)
-    fields = entry.value
-    assert isinstance(fields, dict)
-    size = len(fields)
-    if size <= _WHOLE:
-        names = list(fields)
-        left = 0
-    else:
-        if left == 0 or left > size:
-            left = size
-        names = names_before(fields, left, max(options.count, size // _CALLS + 1))
-        left -= len(names)
-    found: list[bytes] = []
+    options.parse(argv, 3, HASH)
+    fields = living(ctx, entry)
+    left, names = _step(fields, left, options)
+    found: list[object] = []
     for name in names:
         if options.glob is None or options.glob.matches(name):
             found.append(name)
             if options.values:
                 found.append(fields[name])
+    return [b"%d" % left, found]
+
+
+def _step(table: dict[bytes, Any], left: int, options: ScanOptions) -> tuple[int, list[bytes]]:
+    # One step through a value that is one dictionary: the names left after it, and those to look at now.
+    size = len(table)
+    if size <= _WHOLE:
+        return 0, list(table)
+    if left == 0 or left > size:
+        left = size
+    names = names_before(table, left, max(options.count, size // _CALLS + 1))
+    return left - len(names), names
+
+
+@command(
+    "SSCAN",
+    arity=-3,
+    flags=READ,
+    keys=FIRST,
+    group="set",
+    since="2.8.0",
+    summary="Walks through the members of a set, some at a time: returns the next cursor and some members.",
+    complexity="O(1) per member looked at, O(N) for a whole walk",
+    syntax="key cursor [MATCH pattern] [COUNT count]",
+)
+def sscan(ctx: Context, argv: list[bytes]) -> object:
+    left = parse_cursor(argv[2])
+    entry = ctx.db.find(argv[1])
+    if entry is None:
+        return [b"0", []]
+    if entry.kind != SET:
+        return WRONG_TYPE
+    options = ScanOptions()
+    options.parse(argv, 3, SET)
+    members = entry.value
+    assert isinstance(members, MemberSet)
+    if len(members) <= _WHOLE:
+        left, names = 0, list(members)
+    else:
+        left, names = members.walk(left, options.count)
+    if options.glob is not None:
+        matches = options.glob.matches
+        names = [name for name in names if matches(name)]
+    return [b"%d" % left, names]
+
+
+@command(
+    "ZSCAN",
+    arity=-3,
+    flags=READ,
+    keys=FIRST,
+    group="sorted-set",
+    since="2.8.0",
+    summary="Walks through the members of a sorted set, some at a time: returns the next cursor and some with scores.",
+    complexity="O(1) per member looked at, O(N) for a whole walk",
+    syntax="key cursor [MATCH pattern] [COUNT count]",
+)
+def zscan(ctx: Context, argv: list[bytes]) -> object:
+    left = parse_cursor(argv[2])
+    entry = ctx.db.find(argv[1])
+    if entry is None:
+        return [b"0", []]
+    if entry.kind != ZSET:
+        return WRONG_TYPE
+    options = ScanOptions()
+    options.parse(argv, 3, ZSET)
+    value = entry.value
+    assert isinstance(value, SortedSet)
+    left, names = _step(value.scores, left, options)
+    found: list[object] = []
+    for name in names:
+        if options.glob is None or options.glob.matches(name):
+            found.append(name)
+            # Text under RESP3 too, unlike everywhere else.
+            found.append(score_text(value.scores[name]))
     return [b"%d" % left, found]

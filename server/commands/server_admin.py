@@ -9,7 +9,7 @@ from server import errors
 from server.commands.args import integer, parse_integer
 from server.commands.command_docs import container_help
 from server.commands.connection import text
-from server.commands.context import Context
+from server.commands.context import Context, Wait
 from server.commands.spec import ADMIN, FAST, KEYSPACE, LOADING, NO_MULTI, NOSCRIPT, READ, STALE, WRITE, command
 from server.keyspace.globbing import Glob
 
@@ -145,11 +145,11 @@ def config_resetstat(ctx: Context, argv: list[bytes]) -> object:
     flags=_ADMIN,
     group="server",
     since="2.8.0",
-    summary="Would write the settings into the configuration file; not available yet.",
-    complexity="O(1)",
+    summary="Writes what CONFIG SET has changed into the configuration file, and leaves the rest of it as it is.",
+    complexity="O(N) in the length of the file",
 )
 def config_rewrite(ctx: Context, argv: list[bytes]) -> object:
-    return Error("ERR CONFIG REWRITE is not available yet; edit the configuration file instead")
+    return Wait(ctx.server.settings.rewrite)
 
 
 @command(

@@ -32,6 +32,7 @@ MOVABLEKEYS: Final = 4096
 IMMEDIATE: Final = 8192  # runs at once even inside MULTI (EXEC, DISCARD, WATCH, QUIT, RESET)
 DELETES: Final = 16384  # replies with the number of keys deleted: the store's count replaces memory's
 KEYSPACE: Final = 32768  # touches every key of a database (FLUSHALL, SWAPDB)
+FRESH: Final = 65536  # sees no copy past its time, although GET may be served one (EXISTS)
 
 FLAG_NAMES: Final = (
     (WRITE, "write"),

@@ -91,6 +91,7 @@ def set_(ctx: Context, argv: list[bytes]) -> object:
         unit = LIFETIMES.get(argv[3], NO_LIFETIME)
         if unit != NO_LIFETIME:
             ctx.db.put(argv[1], STRING, argv[2], positive_deadline(ctx, unit, argv[4], "set"), b"set")
+            ctx.db.note(argv[1], b"expire")
             return OK
     return _set_with_options(ctx, argv)
 
@@ -114,12 +115,16 @@ def _set_with_options(ctx: Context, argv: list[bytes]) -> object:
         entry = db.peek(key)
     else:
         db.put(key, STRING, argv[2], deadline_ms, b"set")
+        if deadline_ms != NEVER:
+            db.note(key, b"expire")
         return OK
     if (options.if_absent and entry is not None) or (options.if_present and entry is None):
         return old
     if options.unit == KEEP_LIFETIME and entry is not None:
         deadline_ms = entry.deadline_ms
     db.put(key, STRING, argv[2], deadline_ms, b"set")
+    if options.has_deadline():
+        db.note(key, b"expire")
     return old if options.get else OK
 
 
@@ -155,6 +160,7 @@ def setnx(ctx: Context, argv: list[bytes]) -> object:
 )
 def setex(ctx: Context, argv: list[bytes]) -> object:
     ctx.db.put(argv[1], STRING, argv[3], positive_deadline(ctx, SECONDS, argv[2], "setex"), b"set")
+    ctx.db.note(argv[1], b"expire")
     return OK
 
 
@@ -172,6 +178,7 @@ def setex(ctx: Context, argv: list[bytes]) -> object:
 )
 def psetex(ctx: Context, argv: list[bytes]) -> object:
     ctx.db.put(argv[1], STRING, argv[3], positive_deadline(ctx, MILLISECONDS, argv[2], "psetex"), b"set")
+    ctx.db.note(argv[1], b"expire")
     return OK
 
 

@@ -16,11 +16,14 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from eviction.lfu import log_counter
-from persistence.change import DELETE, EXPIRY, NEVER, STRING, WRITE
+from persistence.change import DELETE, EXPIRY, HASH, NEVER, STRING, WRITE
+from persistence.field_lifetimes import ExpiringHash
 from server.keyspace.entry import Entry
+from server.keyspace.field_wheel import FieldWheel
 from server.keyspace.shard import TABLES, Shard
 from server.keyspace.slots import SLOTS, tagged
-from server.keyspace.weights import STRING_OVERHEAD, key_weight, value_weight
+from server.keyspace.values.kinds import revive, weigh
+from server.keyspace.weights import DEADLINE_OVERHEAD, STRING_OVERHEAD, field_weight, key_weight
 
 _TABLE_SHIFT: Final = (SLOTS // TABLES).bit_length() - 1
 # Keys looked at by one slice of the active expiry cycle: about a millisecond of work.
@@ -34,18 +37,46 @@ class Watcher(Protocol):
         """A watched key changed."""
 
 
+class Observer(Protocol):
+    """Who wants to know of everything that happens to keys (server/effects.py)."""
+
+    def changed(self, database: Database, key: bytes, event: bytes, is_new: bool) -> None:
+        """A client's command did this to a key."""
+
+    def noted(self, database: Database, key: bytes, event: bytes) -> None:
+        """A further event of a change that was told already."""
+
+    def lost(self, database: Database, key: bytes, event: bytes) -> None:
+        """A key ran out, or was evicted."""
+
+    def touched(self, key: bytes) -> None:
+        """The value behind a key is another one, but not by a command."""
+
+    def appeared(self, key: bytes) -> None:
+        """A key that memory did not hold was loaded."""
+
+    def emptied(self, database: Database) -> None:
+        """Every key is gone from memory."""
+
+    def voided(self, database: Database, head: bytes) -> None:
+        """Copies of rows whose keys begin so may have become void."""
+
+
 class Database:
     """One logical database: shards of entries, watched keys, counters."""
 
     __slots__ = (
         "attention",
         "expired",
+        "fields",
+        "heeded",
         "hit_cap",
         "hits",
         "index",
         "misses",
         "mutations",
         "now_ms",
+        "observer",
         "shards",
         "tables",
         "tables_per_shard",
@@ -63,6 +94,12 @@ class Database:
         # 0: no policy wants hits; > 0: cap of the counter in the entry; < 0: call the policy's `touched`.
         self.hit_cap = 0
         self.watched: dict[bytes, set[Watcher]] = {}
+        # None while nobody wants to know of everything.
+        self.observer: Observer | None = None
+        # Is there a watched key or an observer? The one thing that a change has to look at.
+        self.heeded = False
+        # Hashes with fields that run out.
+        self.fields = FieldWheel()
         # Reads that the entry alone could not answer.
         self.attention = 0
         self.hits = 0
@@ -75,7 +112,7 @@ class Database:
 
     def find(self, key: bytes) -> Entry | None:
         """The live entry of a key, for reading: counts a hit or a miss and tells the policy. O(1)."""
-        hashed = tagged(key) if b"{" in key else key
+        hashed = tagged(key) if 123 in key else key
         entry = self.tables[(crc_hqx(hashed, 0) & 16383) >> 4].get(key)
         if entry is None:
             self.misses += 1
@@ -122,7 +159,7 @@ class Database:
 
     def table_of(self, key: bytes) -> int:
         """Index of the dictionary that holds a key."""
-        hashed = tagged(key) if b"{" in key else key
+        hashed = tagged(key) if 123 in key else key
         return (crc_hqx(hashed, 0) & 16383) >> _TABLE_SHIFT
 
     def shard_of(self, key: bytes) -> Shard:
@@ -130,10 +167,10 @@ class Database:
         return self.shards[self.table_of(key) // self.tables_per_shard]
 
     def __len__(self) -> int:
-        """Number of keys; those that have expired and were not removed yet are counted, as Redis counts them."""
+        """Number of keys; those that have expired are counted until that is noticed, as Redis counts them."""
         total = 0
         for shard in self.shards:
-            total += shard.count
+            total += shard.count - shard.lapsed
         return total
 
     def used_bytes(self) -> int:
@@ -142,7 +179,7 @@ class Database:
 
     def volatile(self) -> int:
         """Number of keys with a time to live."""
-        return sum(len(shard.wheel) for shard in self.shards)
+        return sum(len(shard.wheel) - shard.lapsed for shard in self.shards)
 
     def entries(self) -> Iterator[Entry]:
         """Every live entry, in slot order. The database must not change meanwhile."""
@@ -173,13 +210,16 @@ class Database:
 
     def put(self, key: bytes, kind: int, value: object, deadline_ms: int, event: bytes) -> Entry:
         """Let a key hold a new value, whatever it held; `event` is the keyspace event's name (`b"set"`)."""
-        hashed = tagged(key) if b"{" in key else key
+        hashed = tagged(key) if 123 in key else key
         index = (crc_hqx(hashed, 0) & 16383) >> 4
         if kind == STRING:
             # The commonest write, written out: weights.py says the same in functions.
             weight = STRING_OVERHEAD + len(key) + len(value)  # type: ignore[arg-type]
         else:
-            weight = key_weight(key) + value_weight(kind, value)
+            value = revive(kind, value)
+            weight = key_weight(key) + weigh(kind, value)
+            if kind == HASH:
+                self.file_fields(key, value)
         table = self.tables[index]
         entry = table.get(key)
         if entry is None:
@@ -242,13 +282,19 @@ class Database:
         """Put a value that was loaded: not a client's change, so nobody is told. The caller sets lease and soft_ms."""
         index = self.table_of(key)
         shard = self.shards[index // self.tables_per_shard]
-        weight = key_weight(key) + value_weight(kind, value)
+        value = revive(kind, value)
+        weight = key_weight(key) + weigh(kind, value)
+        if kind == HASH:
+            self.file_fields(key, value)
         entry = self.tables[index].get(key)
         if entry is None:
             entry = Entry(key, kind, value, deadline_ms, self.now_ms)
             entry.weight = weight
             self.tables[index][key] = entry
             shard.admit(entry)
+            if self.observer is not None:
+                shard.newcomer = None
+                self.observer.appeared(key)
         else:
             # In place: a renewed key keeps its position, on which a SCAN under way relies, and its hits.
             shard.unlease(entry)
@@ -265,8 +311,11 @@ class Database:
         dropped = 0
         for shard in self.shards:
             dropped += shard.clear()
+        self.fields.clear()
         for key in list(self.watched):
             self._notify_watchers(key)
+        if self.observer is not None:
+            self.observer.emptied(self)
         self.mutations += dropped
         return dropped
 
@@ -275,6 +324,7 @@ class Database:
     def watch(self, key: bytes, watcher: Watcher) -> None:
         """Tell `watcher` when the key changes."""
         self.watched.setdefault(key, set()).add(watcher)
+        self.heeded = True
 
     def unwatch(self, key: bytes, watcher: Watcher) -> None:
         """Undo `watch`."""
@@ -283,11 +333,31 @@ class Database:
             watchers.discard(watcher)
             if not watchers:
                 del self.watched[key]
+                self.heeded = bool(self.watched) or self.observer is not None
 
     def touch_watchers(self, key: bytes) -> None:
         """The key's row changed without a command (the database said so)."""
-        if self.watched:
+        if self.heeded:
             self._notify_watchers(key)
+            if self.observer is not None:
+                self.observer.touched(key)
+
+    def observe(self, observer: Observer | None) -> None:
+        """Tell this one of everything that happens to keys; None: nobody."""
+        self.observer = observer
+        self.heeded = bool(self.watched) or observer is not None
+        for shard in self.shards:
+            shard.newcomer = None
+
+    def note(self, key: bytes, event: bytes) -> None:
+        """A change that was told has a second event (SET with EX: set, expire)."""
+        if self.observer is not None:
+            self.observer.noted(self, key, event)
+
+    def told_void(self, head: bytes) -> None:
+        """Copies of rows whose keys begin so may have become void: those who hold copies of copies must know."""
+        if self.observer is not None:
+            self.observer.voided(self, head)
 
     # -- expiry and eviction ------------------------------------------------------------------------------------------
 
@@ -309,13 +379,60 @@ class Database:
                     entry = self.held(key)
                     if entry is None:
                         continue
-                    if entry.gone_ms() <= now and not self._is_pinned(entry):
+                    if entry.deadline_ms <= now or entry.gone_ms() <= now:
                         self._expire(entry)
-                    else:
+                    if entry.wheel_s:
                         shard.wheel.settle(entry, now)
             if shard.wheel.crowded():
                 shard.wheel.rebuild(list(shard.entries()))
         return looked
+
+    # Fields of hashes have lifetimes of their own, in wall-clock milliseconds (persistence/field_lifetimes.py).
+
+    def file_fields(self, key: bytes, value: object) -> None:
+        """A key holds this hash now, or one of its fields was given another deadline."""
+        if isinstance(value, ExpiringHash) and value.deadlines:
+            self.fields.file(key, value.soonest_ms())
+
+    def expire_fields(self, entry: Entry, wall_ms: int) -> None:
+        """Take the fields out of a hash whose time has come; the key goes with its last one."""
+        value = entry.value
+        if not isinstance(value, ExpiringHash) or value.soonest_ms() > wall_ms:
+            return
+        gone = value.take_due(wall_ms)
+        if not gone:
+            return
+        delta = 0
+        for field, item in gone:
+            delta -= field_weight(field, item) + DEADLINE_OVERHEAD
+        self.shard_of(entry.key).reweigh(entry, entry.weight + delta)
+        self._changed(entry.key, entry, WRITE, b"hexpired", [field for field, _ in gone])
+        if not value:
+            # As if the key's own time had come: a row behind it has nothing but such fields either.
+            entry.deadline_ms = entry.soft_ms = self.now_ms
+            self.shard_of(entry.key).deadline_moved(entry)
+            self._expire(entry)
+
+    def expire_fields_due(self, wall_ms: int, budget: int) -> int:
+        """One slice of active expiry of fields: look at up to `budget` hashes; how many were looked at."""
+        looked = 0
+        while looked < budget:
+            key = self.fields.due(wall_ms)
+            if key is None:
+                break
+            looked += 1
+            entry = self.peek(key)
+            if entry is not None:
+                self.expire_fields(entry, wall_ms)
+                self.file_fields(key, entry.value)
+        if self.fields.crowded():
+            self.fields.sweep(self._fields_due)
+        return looked
+
+    def _fields_due(self, key: bytes) -> int:
+        entry = self.held(key)
+        value = entry.value if entry is not None else None
+        return value.soonest_ms() if isinstance(value, ExpiringHash) and value.deadlines else NEVER
 
     def _is_pinned(self, entry: Entry) -> bool:
         return entry.lease is not None and entry.lease.dirty_seq != 0
@@ -324,7 +441,11 @@ class Database:
         # A lifetime that runs out empties memory; it is never a change that a store must hear of. An entry with
         # unsaved changes stays: the engine finds them first whatever the clock says. So does one that may still be
         # served stale.
-        if self._is_pinned(entry) or entry.gone_ms() > self.now_ms:
+        if self._is_pinned(entry):
+            return
+        if entry.gone_ms() > self.now_ms:
+            if entry.deadline_ms <= self.now_ms:
+                self.shard_of(entry.key).lapse(entry)
             return
         self._take_out(entry)
         self.expired += 1
@@ -332,6 +453,8 @@ class Database:
             entry.lease.prefix.counters.expirations += 1
         elif self.watched:
             self._notify_watchers(entry.key)
+        if self.observer is not None:
+            self.observer.lost(self, entry.key, b"expired")
 
     def _take_out(self, entry: Entry) -> None:
         index = self.table_of(entry.key)
@@ -356,6 +479,8 @@ class Database:
         self._take_out(entry)
         if entry.lease is not None:
             entry.lease.prefix.counters.evictions += 1
+        if self.observer is not None:
+            self.observer.lost(self, entry.key, b"evicted")
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
@@ -366,8 +491,20 @@ class Database:
 
     def _changed(self, key: bytes, entry: Entry | None, verb: int, event: bytes, members: list[bytes] | None) -> None:
         self.mutations += 1
-        if self.watched:
-            self._notify_watchers(key)
+        if self.heeded:
+            self._tell(key, event)
+
+    def _tell(self, key: bytes, event: bytes) -> None:
+        self._notify_watchers(key)
+        observer = self.observer
+        if observer is None:
+            return
+        shard = self.shard_of(key)
+        is_new = shard.newcomer == key
+        shard.newcomer = None
+        # Without a name it is the outcome of a command on staged copies, whose events are told when it is complete.
+        if event:
+            observer.changed(self, key, event, is_new)
 
     def _notify_watchers(self, key: bytes) -> None:
         watchers = self.watched.get(key)

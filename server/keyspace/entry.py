@@ -23,7 +23,7 @@ class Entry(Node):
         self.where = 0
         # persistence.change.STRING …
         self.kind = kind
-        # bytes for strings, dict[bytes, bytes] for hashes.
+        # bytes for strings, dict[bytes, bytes] for hashes; the others have types of their own (values/kinds.py).
         self.value = value
         # Logical expiry in server milliseconds; NEVER for none.
         self.deadline_ms = deadline_ms
@@ -38,6 +38,14 @@ class Entry(Node):
     def expires(self) -> bool:
         """Has the key a time to live?"""
         return self.deadline_ms != NEVER
+
+    def due_ms(self) -> int:
+        """When somebody must look at the entry: it lapses, or, if it has, is gone."""
+        lease = self.lease
+        gone_ms = self.gone_ms()
+        if lease is not None and not lease.lapsed and self.deadline_ms < gone_ms:
+            return self.deadline_ms
+        return gone_ms
 
     def gone_ms(self) -> int:
         """When the entry may leave memory by itself: after the last moment in which anybody may be served from it."""

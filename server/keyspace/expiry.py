@@ -29,12 +29,12 @@ class ExpiryWheel:
         # Keys in all buckets, leftovers included.
         self._records = 0
 
-    def file(self, entry: Entry) -> None:
-        """Put an entry under its deadline's second, unless it already sits in an earlier one. O(log seconds)."""
-        gone_ms = entry.gone_ms()
-        if gone_ms == NEVER:
+    def file(self, entry: Entry, earliest_s: int = 1) -> None:
+        """Put an entry under the second in which it is due, unless it sits in an earlier one. O(log seconds)."""
+        due_ms = entry.due_ms()
+        if due_ms == NEVER:
             return
-        second = max(1, gone_ms // 1000 + 1)
+        second = max(earliest_s, due_ms // 1000 + 1)
         if entry.wheel_s:
             if entry.wheel_s <= second:
                 return
@@ -76,7 +76,8 @@ class ExpiryWheel:
         if entry.wheel_s and entry.wheel_s * 1000 <= now_ms:
             entry.wheel_s = 0
             self._filed -= 1
-            self.file(entry)
+            # An entry that is due and must stay (its change is unsaved) comes up a second later, not at once again.
+            self.file(entry, now_ms // 1000 + 1)
 
     def crowded(self) -> bool:
         """Are there more leftovers than living keys?"""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from eviction.policy import Policy
-from server.keyspace.database import EXPIRE_SLICE, Database
+from server.keyspace.database import EXPIRE_SLICE, Database, Observer
 
 # Evictions that one command may cause before it is answered -OOM: bounds the work a single write can be charged with.
 _MAX_EVICTIONS: Final = 10_000
@@ -15,7 +15,7 @@ _MAX_EVICTIONS: Final = 10_000
 class Keyspace:
     """Databases × shards. Databases are made when first selected, so fifteen unused ones cost nothing."""
 
-    __slots__ = ("_databases", "_make_policy", "maxmemory", "now_ms", "opened", "shards", "volatile_only")
+    __slots__ = ("_databases", "_make_policy", "_observer", "maxmemory", "now_ms", "opened", "shards", "volatile_only")
 
     def __init__(self, databases: int, shards: int) -> None:
         self._databases: list[Database | None] = [None] * databases
@@ -26,6 +26,7 @@ class Keyspace:
         # Makes one shard's policy; None means noeviction.
         self._make_policy: Callable[[], Policy] | None = None
         self.volatile_only = False
+        self._observer: Observer | None = None
         self.now_ms = 0
         self.database(0)
 
@@ -43,6 +44,7 @@ class Keyspace:
             self._databases[index] = database
             self.opened.append(database)
             self._arm(database)
+            database.observe(self._observer)
         return database
 
     def swap(self, first: int, second: int) -> None:
@@ -50,9 +52,18 @@ class Keyspace:
         a, b = self.database(first), self.database(second)
         a.shards, b.shards = b.shards, a.shards
         a.tables, b.tables = b.tables, a.tables
+        a.fields, b.fields = b.fields, a.fields
         for database in (a, b):
             for key in list(database.watched):
                 database.touch_watchers(key)
+            if self._observer is not None:
+                self._observer.emptied(database)
+
+    def observe(self, observer: Observer | None) -> None:
+        """Tell this one of everything that happens to keys; None: nobody."""
+        self._observer = observer
+        for database in self.opened:
+            database.observe(observer)
 
     def tick(self, now_ms: int) -> None:
         """Let every database see this time."""

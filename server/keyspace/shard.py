@@ -11,6 +11,7 @@ from typing import Final
 
 from eviction.policy import Node, Policy
 from persistence.change import NEVER
+from persistence.lease import Lease
 from server.keyspace.entry import Entry
 from server.keyspace.expiry import ExpiryWheel
 
@@ -28,7 +29,18 @@ def is_dirty(node: Node) -> bool:
 class Shard:
     """One shard of one database."""
 
-    __slots__ = ("bytes", "count", "evictions", "first_table", "policy", "tables", "volatile_only", "wheel")
+    __slots__ = (
+        "bytes",
+        "count",
+        "evictions",
+        "first_table",
+        "lapsed",
+        "newcomer",
+        "policy",
+        "tables",
+        "volatile_only",
+        "wheel",
+    )
 
     def __init__(self, first_table: int, tables: int) -> None:
         self.first_table = first_table
@@ -42,12 +54,17 @@ class Shard:
         self.bytes = 0
         # Number of entries, expired but not yet removed ones included.
         self.count = 0
+        # Those among them whose time is over and that are kept for stale serving alone.
+        self.lapsed = 0
+        # The key that came last: by it an observer tells a new key from one that was overwritten.
+        self.newcomer: bytes | None = None
         self.evictions = 0
 
     def admit(self, entry: Entry) -> None:
         """A new entry with its weight set is now in one of the tables."""
         self.bytes += entry.weight
         self.count += 1
+        self.newcomer = entry.key
         if entry.deadline_ms != NEVER:
             self.wheel.file(entry)
         if self.policy is not None:
@@ -67,6 +84,7 @@ class Shard:
         if entry.lease is not None:
             entry.lease.prefix.keys -= 1
             entry.lease.prefix.bytes -= entry.weight
+            self._revive(entry.lease)
         if entry.wheel_s:
             self.wheel.forget(entry)
         if self.policy is not None and entry.where:
@@ -78,7 +96,20 @@ class Shard:
         if lease is not None:
             lease.prefix.keys -= 1
             lease.prefix.bytes -= entry.weight
+            self._revive(lease)
             entry.lease = None
+
+    def lapse(self, entry: Entry) -> None:
+        """The entry's time is over, and it stays to be served stale: from now on it is not counted as a key."""
+        lease = entry.lease
+        if lease is not None and not lease.lapsed:
+            lease.lapsed = True
+            self.lapsed += 1
+
+    def _revive(self, lease: Lease) -> None:
+        if lease.lapsed:
+            lease.lapsed = False
+            self.lapsed -= 1
 
     def reweigh(self, entry: Entry, weight: int) -> None:
         """The entry's weight changed."""
@@ -92,6 +123,8 @@ class Shard:
 
     def deadline_moved(self, entry: Entry) -> None:
         """The entry's deadline changed: refile it, and with scope `volatile` let the policy know."""
+        if entry.lease is not None:
+            self._revive(entry.lease)
         if entry.wheel_s and entry.gone_ms() == NEVER:
             self.wheel.forget(entry)
         else:
@@ -147,4 +180,5 @@ class Shard:
             self.policy.clear()
         self.bytes = 0
         self.count = 0
+        self.lapsed = 0
         return dropped

@@ -20,6 +20,6 @@ def tagged(key: bytes) -> bytes:
 
 def slot_of(key: bytes) -> int:
     """The slot of a key, 0 … 16383. O(length of key), at C speed."""
-    if b"{" in key:
+    if 123 in key:
         key = tagged(key)
     return crc_hqx(key, 0) & 16383

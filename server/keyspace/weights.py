@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from persistence.change import HASH, STRING
-
 # bytes object: header 33, rounded to the allocator's step.
 BYTES_OVERHEAD: Final = 40
 # Entry with its collector header, plus its share of a dictionary at average fill.
@@ -19,6 +17,26 @@ STRING_OVERHEAD: Final = ENTRY_OVERHEAD + 2 * BYTES_OVERHEAD
 # An empty dict; and a field's share of it at average fill.
 DICT_OVERHEAD: Final = 232
 FIELD_OVERHEAD: Final = 48 + 2 * BYTES_OVERHEAD
+# What a field's own deadline adds: a place in a dictionary, an integer, a pair in a heap.
+DEADLINE_OVERHEAD: Final = 48 + 32 + 64
+# An empty MemberSet with its two sets; and a member's share of them at average fill, with its place in the index.
+SET_OVERHEAD: Final = 488
+MEMBER_OVERHEAD: Final = 56 + BYTES_OVERHEAD
+# An empty ListValue with its two lists; and an element's share of them at average fill.
+LIST_OVERHEAD: Final = 224
+ITEM_OVERHEAD: Final = 9 + BYTES_OVERHEAD
+# An empty SortedSet with its dictionary and list; and a member's share of them, with its score and its pair.
+SORTED_SET_OVERHEAD: Final = 536
+SCORED_OVERHEAD: Final = 36 + 32 + 72 + 8 + BYTES_OVERHEAD
+
+# A word of a stream's entry; an entry beside its words, with its id; an empty Stream; and what a group and its members
+# cost. What is pending stands in two places.
+WORD_OVERHEAD: Final = 16 + BYTES_OVERHEAD
+STREAM_ENTRY_OVERHEAD: Final = 48 + 56 + 20
+STREAM_OVERHEAD: Final = 560
+GROUP_OVERHEAD: Final = 760
+CONSUMER_OVERHEAD: Final = 560
+PENDING_WEIGHT: Final = 56 + 48 + 48
 
 
 def key_weight(key: bytes) -> int:
@@ -31,15 +49,11 @@ def field_weight(field: bytes, value: bytes) -> int:
     return FIELD_OVERHEAD + len(field) + len(value)
 
 
-def value_weight(kind: int, value: object) -> int:
-    """Bytes of a whole value. O(1) for strings, O(n) otherwise: used when a value is put, not when it is edited."""
-    if kind == STRING:
-        assert isinstance(value, bytes)
-        return BYTES_OVERHEAD + len(value)
-    if kind == HASH:
-        assert isinstance(value, dict)
-        total = DICT_OVERHEAD
-        for field, item in value.items():
-            total += FIELD_OVERHEAD + len(field) + len(item)
-        return total
-    raise TypeError(f"no weight for values of kind {kind}")
+def member_weight(member: bytes) -> int:
+    """Bytes that one member of a set costs."""
+    return MEMBER_OVERHEAD + len(member)
+
+
+def scored_weight(member: bytes) -> int:
+    """Bytes that one member of a sorted set costs with its score."""
+    return SCORED_OVERHEAD + len(member)

@@ -1,0 +1,42 @@
+"""Afterwards: what remains to be said or put right when the handlers of a command or a transaction have run."""
+
+from __future__ import annotations
+
+from persistence.plan import Commit
+from server.commands.context import Blocked
+from server.commands.spec import DELETES, READ, CommandSpec
+from server.keyspace.overlay import Overlay
+from server.session import Call, Session
+
+
+def read_by(session: Session, spec: CommandSpec, argv: list[bytes]) -> list[bytes]:
+    """The keys of which a tracking client wants to hear from now on."""
+    if session.tracking is None or not session.tracking.wants_reads():
+        return []
+    calls = session.queue if spec.name == "exec" and session.queue else [(spec, argv)]
+    return [key for called, words in calls if called.flags & READ for key in called.keys_of(words)]
+
+
+def tell_misses(session: Session, spec: CommandSpec, argv: list[bytes]) -> None:
+    """Note the keyspace event of each key that a read has missed."""
+    for key in spec.keys_of(argv) if spec.flags & READ else ():
+        if session.db.peek(key) is None:
+            session.db.note(key, b"keymiss")
+
+
+def without_waiting(replies: list[object]) -> list[object]:
+    """The replies of a transaction, which waits for nobody."""
+    return [reply.nothing if isinstance(reply, Blocked) else reply for reply in replies]
+
+
+def correct_deletes(calls: list[Call], replies: list[object], view: Overlay, commit: Commit) -> None:
+    """Put replies right: DEL counted keys that nobody had looked up, and the store knows which of them had a row."""
+    wrong = {target.key for target in commit.sync_targets if target.key in view.deleted_blindly} - commit.deleted
+    view.unsay(wrong)
+    for index, (spec, argv) in enumerate(calls):
+        if spec.flags & DELETES and wrong:
+            own = wrong.intersection(spec.keys_of(argv))
+            reply = replies[index]
+            if own and isinstance(reply, int):
+                replies[index] = reply - len(own)
+                wrong -= own
