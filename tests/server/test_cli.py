@@ -17,9 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from persistence.disk import RealDisk
 from server import cli
 from server.config import Config
 from server.errors import ConfigError
+from tests.support.journals import opened, text
 
 ROOT = Path(__file__).parents[2]
 RULES = """
@@ -267,10 +269,84 @@ def test_sql_says_when_nothing_is_wanted(tmp_path: Path, capsys: pytest.CaptureF
     assert "CREATE" not in text
 
 
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """A directory with a journal of five unsaved keys and one dead letter, in two segments."""
+    directory = tmp_path / "journal"
+    opened_journal, _, runner = opened(RealDisk(), segment_bytes=1024, directory=str(directory))
+    for number in range(5):
+        opened_journal.append("user:{id:int}", text(b"user:%d" % number, b"x" * 200))
+        runner.turn()
+    seq = opened_journal.append("page:", text(b"page:1", b"bad"))
+    opened_journal.bury("page:", b"page:1", seq, "23514", "check violated", 5, text(b"page:1", b"bad"))
+    opened_journal.begin_batch("main", [("user:{id:int}", b"user:1", 2)])
+    runner.turn()
+    opened_journal.close_nowait()
+    return directory
+
+
+def damage(journal: Path) -> Path:
+    segment = min(journal.glob("journal-n1-0*.log"))
+    content = bytearray(segment.read_bytes())
+    content[300] ^= 1
+    segment.write_bytes(content)
+    return segment
+
+
+def test_journal_inspect_tells_what_is_unsaved(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["journal", "inspect", str(journal)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "node n1, 2 segments from 1 on"
+    assert lines[1].startswith("  journal-n1-0000000001.log: ")
+    assert lines[1].endswith("of 1024 bytes used, 3 frames, 3 records, sequences 1 to 3")
+    assert lines[3].startswith("  journal-n1-dead.log: ")
+    assert "unsaved: 5 keys" in lines
+    assert any(line.startswith("  user:{id:int}: 5 keys, the oldest since 1970-01-01T00:16:40Z") for line in lines)
+    assert "  8: 1 key to main" in lines
+    assert any(line.startswith("  1: b'page:1' of page:, 1970-01-01") for line in lines)
+
+
+def test_journal_verify_of_a_sound_one_is_exit_0(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["journal", "verify", str(journal)]) == 0
+    assert capsys.readouterr().out == "sound: 3 files, 7 frames, 9 records\n"
+
+
+def test_journal_repair_keeps_what_is_valid_and_moves_the_rest(
+    journal: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segment = damage(journal)
+    for action in ("verify", "inspect"):
+        assert cli.main(["journal", action, str(journal)]) == 3
+        out = capsys.readouterr().out
+        assert f"damaged: {segment.name}: offset" in out
+        assert "the checksum of a frame" in out
+        assert "lost: 1 record(s) from sequence 1" in out
+    assert cli.main(["journal", "repair", str(journal)]) == 0
+    assert f"the damaged bytes are in {segment}.damaged" in capsys.readouterr().out
+    assert (journal / f"{segment.name}.damaged").stat().st_size > 200
+    assert cli.main(["journal", "verify", str(journal)]) == 0
+    assert cli.main(["journal", "repair", str(journal)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing to repair"
+    _, recovery, _ = opened(RealDisk(), segment_bytes=1024, directory=str(journal))
+    for batch in recovery.batches:
+        recovery.decide(batch.number, False)
+    assert len(recovery.take_unsaved(0)) == 4
+
+
 @pytest.mark.parametrize("action", ["inspect", "verify", "repair"])
-def test_journal_says_that_there_is_none(action: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["journal", action, "/nowhere"]) == 2
-    assert capsys.readouterr().err == f"forebay: this version has no journal, so there is nothing to {action}\n"
+def test_journal_that_is_not_there_or_in_use_is_exit_2(
+    action: str, journal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["journal", action, str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["journal", action, str(tmp_path / "empty")]) == 2
+    assert capsys.readouterr().err == f"forebay: there is no journal in {tmp_path / 'empty'}\n"
+    server, _, _ = opened(RealDisk(), segment_bytes=1024, directory=str(journal))
+    assert cli.main(["journal", action, str(journal)]) == 2
+    assert capsys.readouterr().err == f"forebay: another server has the journal in {journal}\n"
+    server.close_nowait()
 
 
 def test_version_names_everything(capsys: pytest.CaptureFixture[str]) -> None:

@@ -523,7 +523,10 @@ def test_policy_that_is_not_registered_is_refused(name: str) -> None:
         ("unmapped = 'refuse'", "unmapped: unknown word 'refuse'; known are memory, reject"),
         ("invalidate = 'notfy'", "invalidate: unknown word 'notfy'; did you mean \"notify\"?"),
         ("value = 'jsn'\ntable = 't'", "value: unknown word 'jsn'; did you mean \"json\"?"),
-        ("value = { col = 'x' }\ntable = 't'", 'value: must be "hash", "json" or { column = "name of a column" }'),
+        ("value = { col = 'x' }\ntable = 't'", 'value: must be "hash", "json", { column ='),
+        ("value = { zset = ['m'] }\ntable = 't'", 'value: must be "hash", "json", { column = "name of a column" }'),
+        ("value = { zset = ['m', ''] }\ntable = 't'", 'value: must be "hash", "json", { column = "name of a column" }'),
+        ("value = { set = 'm' }", "value: needs a table (or a load statement)"),
         ("value = { column = 'id' }\ntable = 't'", "value: the column 'id' is part of the key"),
         ("value = 'hash'", "value: needs a table (or a load statement)"),
         ("columns = ['a']", "columns: needs a table (or a load statement)"),
@@ -583,15 +586,82 @@ def test_clock_and_tags_reach_the_rule() -> None:
     assert (made.load_soft_timeout_s, made.tags) == (0.03, ("tenant_id",))
 
 
+# Warm-up
+
+
+def test_warm_up_by_sql_and_by_hot_keys_reaches_the_rule() -> None:
+    assert rule("warm = 'SELECT id FROM users'\ntable = 'users'").warm == "SELECT id FROM users"
+    text = f"{STORE}[prefix.'a:']\nstore = 'main'\nread = 'read-through'\nwarm = 'hot-keys'"
+    made = parse(f"[server]\ndata_dir = 'data'\n{text}")
+    assert (made.rules[0].warm, made.server.data_dir) == ("hot-keys", "data")
+    assert refusal(text) == (
+        'f.toml: prefix."a:".warm: "hot-keys" needs [server] data_dir, the directory where they are noted'
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("warm = 'hot_keys'", "is 'hot_keys', neither a word of ours nor SQL; did you mean \"hot-keys\"?"),
+        ("warm = ''", "is '', neither a word of ours nor SQL; known are none, hot-keys"),
+    ],
+)
+def test_warm_up_that_is_no_sql_is_refused(lines: str, reason: str) -> None:
+    assert rule_refusal(lines) == f"warm: {reason}"
+
+
+def test_warm_up_needs_a_store_and_its_sql_a_database() -> None:
+    assert refusal("[prefix.'a:']\nwarm = 'SELECT 1'").endswith("has nothing to load from; name the store")
+    memory = "[stores.m]\nurl = 'memory:'\n[prefix.'a:']\nstore = 'm'\nread = 'read-through'\nwarm = 'SELECT 1'"
+    assert refusal(memory).endswith("the store 'm' is memory: and knows no SQL")
+
+
+# Keys that are many rows
+
+
+def test_members_and_scores_reach_the_rule() -> None:
+    carts = rule("table = 't'\nvalue = { set = 'item' }")
+    assert (carts.value, carts.column, carts.score, carts.form) == ("set", "item", "", "set of item")
+    scores = rule("table = 't'\nvalue = { zset = ['player', 'points'] }\nwrite = 'write-behind'")
+    assert (scores.value, scores.column, scores.score) == ("zset", "player", "points")
+    assert scores.form == "zset of player by points"
+    assert (rule("table = 't'\nvalue = 'hash'").form, carts.has_children) == ("hash", True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            "write = 'write-around'",
+            "write: \"write-around\" drops the cached copy at each write, so every member that is written into 'item'"
+            ' would cost the next reader the whole set; choose "write-through" or "write-behind"',
+        ),
+        ("columns = ['item']", "columns: has no effect beside value = { set = … }"),
+        ("write = 'write-through'\ndelete = 'DELETE'", "delete: is for keys that are one row"),
+        ("write = 'write-through'\nupsert = 'INSERT'", "upsert: is for keys that are one row"),
+        ("tags = ['item']", "tags: 'item' is not a capture"),
+        ("value = { set = 'id' }", "value: the column 'id' is part of the key; name the column that holds the members"),
+        ("value = { zset = ['item', 'id'] }", "value: the column 'id' cannot be the score as well"),
+        ("value = { zset = ['item', 'item'] }", "value: the column 'item' cannot be the score as well"),
+        (
+            "table = ''\nload = 'SELECT 1'\nwrite = 'write-through'",
+            "table: is required to write members: each is a row of it, with column 'item'",
+        ),
+    ],
+)
+def test_nonsense_about_keys_that_are_many_rows_is_refused(lines: str, expected: str) -> None:
+    given = [line.split(" ")[0] for line in lines.splitlines()]
+    others = {"store": "'main'", "read": "'read-through'", "table": "'items'", "value": "{ set = 'item' }"}
+    whole = "\n".join([lines, *[f"{key} = {value}" for key, value in others.items() if key not in given]])
+    assert rule_refusal(whole).startswith(expected)
+
+
 # Not available in this version
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        "value = { set = 'x' }\ntable = 't'",
-        "value = { zset = ['m', 's'] }\ntable = 't'",
-        "warm = 'hot-keys'",
         "maxmemory = '1mb'",
         "eviction = 'lru'",
     ],
@@ -603,14 +673,15 @@ def test_what_is_not_available_is_refused_by_name(line: str) -> None:
     assert "is not available in this version; leave" in message
 
 
-def test_journal_is_not_available() -> None:
-    assert refusal("[journal]\ndir = '/x'") == (
-        'f.toml: journal.dir: a journal is not available in this version; leave it ""'
+def test_journal_holds_at_least_three_segments() -> None:
+    assert refusal("[journal]\ndir = '/x'\nsegment_size = '1mb'\nmax_size = '2mb'") == (
+        "f.toml: journal.max_size: must hold at least 3 segments of segment_size"
     )
+    assert refusal("[journal]\nsegment_size = 1000").endswith("journal.segment_size: must be 65536 … 2147483648 bytes")
 
 
 def test_every_line_of_the_table_is_tested_above() -> None:
-    tested = {"value", "warm", "maxmemory", "eviction", "dir"}
+    tested = {"maxmemory", "eviction"}
     assert {key for _, key, *_ in NOT_AVAILABLE} <= tested
 
 

@@ -35,13 +35,13 @@ def rows(demo: Demo, sql: str) -> list[tuple[object, ...]]:
 def test_every_strategy_has_a_prefix(demo: Demo) -> None:
     assert {rule.read for rule in demo.config.rules} == set(READ_STRATEGIES)
     assert {rule.write for rule in demo.config.rules} == set(WRITE_STRATEGIES)
-    assert {rule.value for rule in demo.config.rules if rule.table} == {"hash", "json", "column"}
+    assert {rule.value for rule in demo.config.rules if rule.table} == {"hash", "json", "column", "set"}
     assert any(rule.generic and rule.saves for rule in demo.config.rules)
 
 
 def test_mapped_columns_and_sample_rows_exist(demo: Demo) -> None:
     tables = [rule for rule in demo.config.rules if rule.table]
-    assert len(tables) == 4
+    assert len(tables) == 5
     for rule in tables:
         columns = ", ".join([*rule.template.names, *([rule.column] if rule.column else [])])
         assert rows(demo, f"SELECT {columns} FROM {rule.table}")

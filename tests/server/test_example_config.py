@@ -50,7 +50,7 @@ def section(header: str) -> str:
 def test_example_loads() -> None:
     config = load_config(EXAMPLE, ENV)
     assert config.stores["main"].url == "postgresql://app:secret@db/shop"
-    assert len(config.rules) == 5
+    assert len(config.rules) == 7
 
 
 @pytest.mark.parametrize(("header", "model"), SECTIONS)

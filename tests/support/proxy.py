@@ -154,9 +154,19 @@ class Proxy:
         self.port = self._listener.sockets[0].getsockname()[1]
         return self
 
+    def refuse(self) -> None:
+        """From now on whoever connects is refused, as by a machine where nothing listens. Open links live on."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    async def accept(self) -> None:
+        """Listen again, on the same port."""
+        if self._listener is None:
+            self._listener = await asyncio.start_server(self._accepted, "127.0.0.1", self.port)
+
     async def __aexit__(self, *_: object) -> None:
-        assert self._listener is not None
-        self._listener.close()
+        self.refuse()
         self.faults.heal()
         self.reset()
         for task in self._tasks:

@@ -292,6 +292,43 @@ def test_redis_cli_stat_prints_a_line_per_turn(server: ForebayProcess, raw: RawC
         assert int(fields[4]) > 0
 
 
+def test_redis_cli_samples_keys_of_every_type(server: ForebayProcess, raw: RawClient) -> None:
+    fill = "SET s 12345\nRPUSH l 1 2 3\nSADD e 1 2\nZADD z 1 a\nHSET h f 1 g 2\nXADD x 1-1 f v\n"
+    redis_cli(server.port, stdin=fill + "".join(f"SET filler:{number} x\n" for number in range(300)))
+    biggest = redis_cli(server.port, "--bigkeys", "-i", "0.001")
+    assert "Sampled 306 keys in the keyspace!" in biggest
+    for kind, name, size in (
+        ("string", "s", "5 bytes"), ("list", "l", "3 items"), ("set", "e", "2 members"),
+        ("zset", "z", "1 members"), ("hash", "h", "2 fields"), ("stream", "x", "1 entries"),
+    ):  # fmt: skip
+        assert re.search(rf"^Biggest +{kind} found '\"{name}\"' has {size}$", biggest, re.M), kind
+    largest = redis_cli(server.port, "--memkeys", "--memkeys-samples", "0")
+    assert "Sampled 306 keys in the keyspace!" in largest
+    for kind in ("string", "list", "set", "zset", "hash", "stream"):
+        assert re.search(rf"^Biggest +{kind} found .+ has [1-9][0-9]* bytes$", largest, re.M), kind
+
+
+def test_redis_cli_measures_latency(server: ForebayProcess) -> None:
+    # Not a terminal: it measures for as long as -i says, prints one line and ends.
+    least, most, average, samples = redis_cli(server.port, "--latency", "-i", "0.2").split()
+    assert 0 <= float(least) <= float(average) <= float(most)
+    assert int(samples) > 1
+
+
+def test_redis_benchmark_with_all_its_tests(server: ForebayProcess, raw: RawClient) -> None:
+    tests = [
+        *("PING_INLINE", "PING_MBULK", "SET", "GET", "INCR", "LPUSH", "RPUSH", "LPOP", "RPOP", "SADD", "HSET", "SPOP"),
+        *("ZADD", "ZPOPMIN", "LPUSH (needed to benchmark LRANGE)"),
+        *(f"LRANGE_{count} (first {count} elements)" for count in (100, 300, 500, 600)),
+        "MSET (10 keys)",
+    ]
+    for arguments in (["-n", "600", "-c", "10"], ["-n", "1200", "-c", "3", "-P", "16", "-r", "100"]):
+        printed = redis_benchmark(server.port, *arguments, "-q")
+        assert re.findall(r"^(.+): [0-9.]+ requests per second", printed, re.M) == tests
+        assert "rror" not in printed
+    assert raw.call("GET", "counter:000000000000") is not None
+
+
 def test_redis_benchmark(server: ForebayProcess, raw: RawClient) -> None:
     printed = redis_benchmark(server.port, "-t", "set,get,incr,hset,mset", "-n", "1000", "-q")
     for name in ("SET", "GET", "INCR", "HSET", "MSET (10 keys)"):

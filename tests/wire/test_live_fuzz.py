@@ -48,7 +48,7 @@ NODES = {
 # Longer than any command takes here; a failure is looked at again and again while it is made smaller.
 _LEFT_OVER_S = 5.0
 # These do what they are asked to, which would end the test: the server, the witness, or access to both.
-_FATAL = {b"shutdown", b"client|kill", b"config|set"}
+_FATAL = {b"shutdown", b"client|kill", b"client|pause", b"config|set"}
 
 
 def _names() -> list[list[bytes]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.commands.spec import COMMANDS, NO_MULTI
+from server.commands.context import Wait
+from server.commands.spec import ADMIN, COMMANDS, NO_MULTI
 from tests.server.commands.test_connection import Client, FakeServer, plain
 
 
@@ -116,7 +117,67 @@ async def test_flush_of_an_unknown_prefix_saves_nothing(client: Client) -> None:
 
 def test_what_waits_is_refused_inside_a_transaction() -> None:
     waiting = {spec.name for spec in COMMANDS.values() if spec.group == "cache" and spec.flags & NO_MULTI}
-    assert waiting == {"cache.load", "cache.flush", "cache.purge"}
+    operations = {"cache.wait", "cache.discard", "cache.warm", "cache.verify"}
+    assert waiting == {"cache.load", "cache.flush", "cache.purge"} | operations
+
+
+async def test_wait_asks_for_what_was_written_before_it(client: Client) -> None:
+    client.written = {"main": 7}
+    waiting = client.call([b"CACHE.WAIT", b"250"])
+    assert isinstance(waiting, Wait)
+    client.written["main"] = 8
+    assert await waiting.start() == 2
+    assert client.fake.cache.asked == [("wait", {"main": 7}, 250)]
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"), [("x", "timeout is not an integer or out of range"), ("-1", "timeout is negative")]
+)
+def test_wait_refuses_what_is_no_time(client: Client, timeout: str, error: str) -> None:
+    assert client.run(f"CACHE.WAIT {timeout}") == f"-ERR {error}"
+
+
+async def test_discard_and_warm_take_a_prefix(client: Client) -> None:
+    client.fake.cache.prefixes = {"user:{id:int}": {}}
+    assert await client.wait("CACHE.DISCARD user:") == 4
+    assert await client.wait("CACHE.WARM user:{id:int}") == 5
+    assert client.fake.cache.asked == [("discard", "user:"), ("warm", "user:{id:int}")]
+    for command in ("DISCARD", "WARM", "VERIFY"):
+        assert await client.wait(f"CACHE.{command} nosuch:") == "-ERR no rule has the prefix 'nosuch:'"
+
+
+def test_discard_is_for_administrators() -> None:
+    assert COMMANDS["cache.discard"].flags & ADMIN
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"),
+    [
+        ("", (None, False)),
+        (" repair", (None, True)),
+        (" SAMPLE 20", (20, False)),
+        (" REPAIR sample 1", (1, True)),
+    ],
+)
+async def test_verify_takes_a_sample_and_repair(client: Client, arguments: str, asked: tuple[object, ...]) -> None:
+    client.fake.cache.prefixes = {"user:{id:int}": {}}
+    assert await client.wait(f"CACHE.VERIFY user:{arguments}") == [10, 2, 1]
+    assert client.fake.cache.asked == [("verify", "user:", *asked)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ("SAMPLE", "syntax error"),
+        ("SAMPLE x", "sample is not a positive integer"),
+        ("SAMPLE 0", "sample is not a positive integer"),
+        ("SAMPLE 1 SAMPLE 2", "syntax error"),
+        ("REPAIR REPAIR", "syntax error"),
+        ("mend", "syntax error"),
+    ],
+)
+def test_verify_refuses_what_it_does_not_understand(client: Client, arguments: str, error: str) -> None:
+    assert client.run(f"CACHE.VERIFY user: {arguments}") == f"-ERR {error}"
 
 
 def test_prefixes_that_are_not_text_survive_the_way_to_the_engine_and_back(client: Client) -> None:
@@ -160,7 +221,19 @@ def test_list_refuses_what_it_does_not_understand(client: Client, arguments: str
     assert str(client.run(f"CACHE.DLQ LIST {arguments}")).startswith("-ERR ")
 
 
-def test_planned_subcommands_say_so_and_unknown_ones_are_unknown(client: Client) -> None:
-    assert client.run("CACHE.DLQ retry ALL") == "-ERR CACHE.DLQ RETRY is not available yet"
+@pytest.mark.usefixtures("letters")
+def test_dead_letter_is_dropped_by_its_id_or_all_are(client: Client) -> None:
+    assert client.run("CACHE.DLQ DROP 2") == 1
+    assert client.run("CACHE.DLQ DROP 2") == 0
+    assert numbers(client.run("CACHE.DLQ LIST")) == [1, 3]
+    assert client.run("CACHE.DLQ RETRY all") == 2
+    assert client.run("CACHE.DLQ COUNT") == 0
+
+
+def test_dead_letters_are_retried_and_dropped_by_id_and_unknown_subcommands_are_unknown(client: Client) -> None:
+    assert client.run("CACHE.DLQ retry ALL") == 0
+    assert client.run("CACHE.DLQ DROP 7") == 0
+    assert client.run("CACHE.DLQ GET 7") is None
+    assert client.run("CACHE.DLQ GET x") == "-ERR value is not an integer or out of range"
     assert client.run("CACHE.DLQ foo") == "-ERR unknown subcommand 'foo'. Try CACHE.DLQ HELP."
     assert "+LIST [prefix] [COUNT count]" in client.run("CACHE.DLQ HELP")  # type: ignore[operator]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from protocol.replies import NO_REPLY
+from server.acl_rules import User
 from tests.server.commands.test_connection import Client, FakeServer, plain
 
 
@@ -95,6 +96,7 @@ def test_list_by_id_keeps_the_order_asked_for_and_leaves_out_the_unknown(client:
     ],
 )
 def test_kill_closes_those_that_fit_every_filter(client: Client, options: str, killed: list[int]) -> None:
+    client.fake.acl.users[b"ann"] = User(b"ann")
     assert client.run(f"CLIENT KILL {options}") == len(killed)
     assert client.fake.clients.killed == killed
     assert not client.close_after_reply

@@ -21,6 +21,7 @@ import redis.retry
 
 from protocol.replies import Error, Map, SetOf, Status, Verbatim
 from server import errors
+from server.acl import Acl
 from server.commands import cache, clients, command_docs, connection, server_admin
 from server.commands.context import Context, Server, Wait
 from server.commands.spec import COMMANDS, IMMEDIATE, NO_AUTH, CommandSpec
@@ -115,9 +116,39 @@ class FakeCache:
         self.asked.append(("flush", prefix, timeout_ms))
         return 3, 1
 
+    async def wait_saved(self, written: dict[str, int], timeout_ms: int) -> int:
+        self.asked.append(("wait", written, timeout_ms))
+        return 2
+
+    async def discard(self, prefix: str) -> int:
+        self._check(prefix)
+        self.asked.append(("discard", prefix))
+        return 4
+
+    async def warm(self, prefix: str) -> int:
+        self._check(prefix)
+        self.asked.append(("warm", prefix))
+        return 5
+
+    async def verify(self, prefix: str, sample: int | None, repair: bool) -> tuple[int, int, int]:
+        self._check(prefix)
+        self.asked.append(("verify", prefix, sample, repair))
+        return 10, 2, 1
+
     def dead_letters(self, prefix: str | None) -> list[dict[str, object]]:
         self._check(prefix)
         return [letter for letter in self.letters if prefix is None or self._is(str(letter["prefix"]), prefix)]
+
+    def dead_letter(self, id: int) -> dict[str, object] | None:
+        return next((letter for letter in self.letters if letter["id"] == id), None)
+
+    def retry_letters(self, ids: list[int]) -> int:
+        return self.drop_letters(ids)
+
+    def drop_letters(self, ids: list[int]) -> int:
+        before = len(self.letters)
+        self.letters = [letter for letter in self.letters if letter["id"] not in ids]
+        return before - len(self.letters)
 
     def dirty(self) -> int:
         return self.unsaved
@@ -135,6 +166,7 @@ class FakeServer:
         self.settings = FakeSettings()
         self.cache = FakeCache()
         self.random = random.Random(1)
+        self.acl = Acl("", "", None, self.random.randbytes)
         self.password = b""
         self.stats_reset = 0
         self.shutdowns: list[tuple[bool | None, bool]] = []
@@ -151,7 +183,7 @@ class FakeServer:
         return 0
 
     def check_password(self, user: bytes, password: bytes) -> bool:
-        return user == b"default" and password == self.password
+        return user == b"default" and self.password in (b"", password)
 
     def password_is_set(self) -> bool:
         return self.password != b""

@@ -5,11 +5,26 @@ from __future__ import annotations
 import random
 
 # Importing a module enters its commands into the table.
+import server.commands.bitmaps
+import server.commands.blocking_pops
+import server.commands.dump
+import server.commands.geo
+import server.commands.hash_lifetimes
 import server.commands.hashes
+import server.commands.hyperloglogs
 import server.commands.keys
+import server.commands.lists
 import server.commands.scan
+import server.commands.sets
+import server.commands.sort
+import server.commands.sorted_set_algebra
+import server.commands.sorted_set_ranges
+import server.commands.sorted_sets
+import server.commands.stream_groups
+import server.commands.stream_info
+import server.commands.stream_reads
+import server.commands.streams
 import server.commands.strings  # noqa: F401
-from persistence.change import HASH
 from protocol.encoder import encode
 from server.commands.context import Context
 from server.commands.spec import COMMANDS
@@ -17,7 +32,8 @@ from server.errors import CommandError, wrong_arity
 from server.keyspace.database import Database
 from server.keyspace.keyspace import Keyspace
 from server.keyspace.overlay import Overlay
-from server.keyspace.weights import key_weight, value_weight
+from server.keyspace.values.kinds import is_empty, weigh
+from server.keyspace.weights import key_weight
 
 # Server time at the start, and what is to be added to get the wall clock's.
 START_MS = 1_000_000
@@ -109,5 +125,5 @@ class Workbench:
                 assert shard.count == len(entries)
                 assert shard.bytes == sum(entry.weight for entry in entries)
                 for entry in entries:
-                    assert entry.weight == key_weight(entry.key) + value_weight(entry.kind, entry.value)
-                    assert entry.kind != HASH or entry.value
+                    assert entry.weight == key_weight(entry.key) + weigh(entry.kind, entry.value)
+                    assert not is_empty(entry.kind, entry.value)

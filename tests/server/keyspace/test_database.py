@@ -8,6 +8,9 @@ import pytest
 
 from eviction.registry import POLICIES, create
 from persistence.change import HASH, NEVER, STRING
+from persistence.lease import Lease
+from persistence.managed import ManagedPrefix
+from persistence.prefixes import PrefixRule, Template
 from server.keyspace.database import Database
 from server.keyspace.keyspace import Keyspace
 from server.keyspace.overlay import Overlay
@@ -223,3 +226,84 @@ def test_overlay_changes_nothing_until_it_is_published() -> None:
     assert held is not None and held.value == {b"f": b"2"}
     assert base.held(b"b") is None
     check(base)
+
+
+# -- copies that are kept for stale serving ---------------------------------------------------------------------------
+
+
+def lease(database: Database, key: bytes, until_ms: int, stale_ms: int) -> Lease:
+    """Make a copy of a row of a key: it lapses at `until_ms` and may be served stale for `stale_ms` more."""
+    prefix = ManagedPrefix(PrefixRule(Template("k:{id}")), None, None)  # type: ignore[arg-type]
+    entry = database.install(key, STRING, b"v", until_ms)
+    made = entry.lease = Lease(prefix, database.now_ms, 0.0, until_ms, until_ms)
+    made.stale_until_ms = until_ms + stale_ms
+    prefix.keys += 1
+    database.refile(key)
+    return made
+
+
+def test_copy_past_its_time_is_kept_and_not_counted() -> None:
+    database = Database(0, 2)
+    put(database, b"plain")
+    lease(database, b"k:1", 10_000, 60_000)
+    assert (len(database), database.volatile()) == (2, 1)
+    database.now_ms = 12_000
+    assert database.expire_due(100) == 1
+    assert database.held(b"k:1") is not None
+    assert (len(database), database.volatile()) == (1, 0)
+    assert database.expire_due(100) == 0
+    check(database)
+    database.now_ms = 72_000
+    assert database.expire_due(100) == 1
+    assert database.held(b"k:1") is None
+    assert (len(database), database.expired) == (1, 1)
+    check(database)
+
+
+def test_reading_a_copy_past_its_time_takes_it_out_of_the_count_at_once() -> None:
+    database = Database(0, 1)
+    lease(database, b"k:1", 10_000, 60_000)
+    database.now_ms = 10_000
+    assert len(database) == 1
+    assert database.find(b"k:1") is None
+    assert (len(database), [entry.key for entry in database.entries()]) == (0, [])
+    assert database.find(b"k:1") is None
+    assert len(database) == 0
+
+
+@pytest.mark.parametrize("how", ["renewed", "overwritten", "extended", "dropped", "cleared"])
+def test_count_is_right_again_whatever_becomes_of_a_lapsed_copy(how: str) -> None:
+    database = Database(0, 1)
+    old = lease(database, b"k:1", 10_000, 60_000)
+    database.now_ms = 12_000
+    database.expire_due(100)
+    assert len(database) == 0
+    if how == "renewed":
+        lease(database, b"k:1", 50_000, 1000)
+    elif how == "overwritten":
+        put(database, b"k:1")
+    elif how == "extended":
+        entry = database.held(b"k:1")
+        assert entry is not None
+        entry.deadline_ms = old.until_ms = old.stale_until_ms = 50_000
+        database.refile(b"k:1")
+    elif how == "dropped":
+        database.drop(b"k:1")
+    else:
+        database.clear()
+    assert len(database) == len(list(database.entries())) == (how not in ("dropped", "cleared"))
+    database.now_ms = 80_000
+    database.expire_due(100)
+    assert len(database) == (how == "overwritten")
+    check(database)
+
+
+def test_unsaved_copy_past_its_time_is_counted_and_comes_up_once_a_second() -> None:
+    database = Database(0, 1)
+    lease(database, b"k:1", 10_000, 0).dirty_seq = 7
+    for now_ms in (12_000, 13_000, 14_000):
+        database.now_ms = now_ms
+        assert database.expire_due(100) == 1
+        assert database.expire_due(100) == 0
+    assert len(database) == 1
+    check(database)

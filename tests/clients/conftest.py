@@ -1,0 +1,28 @@
+"""Published clients and frameworks, used as their users use them: every module has a Forebay process of its own.
+
+What is missing on a machine (a package, Node.js, the registry) skips the tests that need it, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.support.forebay import ForebayProcess
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForebayProcess]:
+    """The module's Forebay."""
+    with ForebayProcess() as running:
+        yield running
+
+
+@pytest.fixture
+def port(server: ForebayProcess) -> int:
+    """The port of a Forebay without keys."""
+    with redis.Redis(port=server.port) as client:
+        client.flushall()
+    return server.port
