@@ -128,12 +128,18 @@ class History:
         self.blind_deletes = blind_deletes
         self.operations: list[Operation] = []
         self.healed = 0
+        # Moments at which the process died.
+        self.deaths: list[int] = []
         self._stamp = 0
 
     def stamp(self) -> int:
         """The next number in the order of events."""
         self._stamp += 1
         return self._stamp
+
+    def die(self) -> None:
+        """The process dies: what it had not answered has taken effect by now, or never will."""
+        self.deaths.append(self.stamp())
 
     def heal(self) -> None:
         """Nothing that is still under way can take effect after this moment."""
@@ -185,8 +191,8 @@ class _Search:
                 # Nobody saw what it read.
                 continue
             events.append((operation.called, False, index))
-        # Operations of unknown outcome have had their last chance.
-        events.append((self.history.healed, True, -1))
+        # Operations of unknown outcome have had their last chance, of those that died with the process at its death.
+        events += [(moment, True, -1) for moment in (*self.history.deaths, self.history.healed)]
         configurations: set[Configuration] = {(initial, 0)}
         opened: list[int] = []
         for _, answered, index in sorted(events):

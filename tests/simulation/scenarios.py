@@ -87,7 +87,7 @@ SCENARIOS: Final = {
         Scenario("refresh-ahead-behind", GENERIC, REFRESH_AHEAD, WRITE_BEHIND, joint=0.2),
         Scenario("journaled", HASH, READ_THROUGH, WRITE_BEHIND, journal="always"),
         Scenario("journaled-column", COLUMN, READ_THROUGH, WRITE_BEHIND, journal="always"),
-        Scenario("journaled-multi", GENERIC, READ_THROUGH, WRITE_BEHIND, joint=0.4, journal="always"),
+        Scenario("journaled-multi", GENERIC, READ_THROUGH, WRITE_BEHIND, joint=0.2, journal="always"),
         Scenario("journaled-everysec", HASH, READ_THROUGH, WRITE_BEHIND, journal="everysec"),
         Scenario("outsiders", HASH, READ_THROUGH, WRITE_THROUGH, outsiders=True),
         Scenario("outsiders-behind", HASH, REFRESH_AHEAD, WRITE_BEHIND, outsiders=True),

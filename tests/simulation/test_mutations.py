@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
 from persistence.change import DELETE, Change
 from persistence.engine import Engine
+from persistence.journal_records import Item
 from persistence.loader import Flight, Loader, Watch
 from persistence.locks import KeyLocks
 from persistence.managed import Target
 from persistence.pending import Saved
-from persistence.stores.base import Store
+from persistence.plan import Commit
+from persistence.queue_log import QueueLog
+from persistence.short_write import ShortWrite
+from persistence.stores.base import Stamp, Store
+from persistence.undurable import Undurable
 from persistence.write_behind import WriteBehind
+from server.dispatch import Dispatch
+from server.session import Session
+from tests.simulation.faults import FaultyStore
 from tests.simulation.run import run_seed, seeds
 
 MOST_SEEDS = 1000
@@ -113,9 +121,61 @@ def read_together_without_looking_back(patch: Patch) -> None:
     patch.setattr(Loader, "watch", blind)
 
 
+def skip_the_claim(patch: Patch) -> None:
+    """A flush without an answer, or from before a crash, is taken for lost without asking the database."""
+
+    async def claim(self: FaultyStore, stamp: Stamp) -> bool:
+        return False
+
+    patch.setattr(FaultyStore, "claim", claim)
+
+
+def believe_every_claim(patch: Patch) -> None:
+    """A flush without an answer, or from before a crash, is taken for committed without asking the database."""
+
+    async def claim(self: FaultyStore, stamp: Stamp) -> bool:
+        return True
+
+    patch.setattr(FaultyStore, "claim", claim)
+
+
+def end_the_batch_before_it_lands(patch: Patch) -> None:
+    """The journal hears that a flush was committed when it is sent."""
+    begin = QueueLog.begin
+
+    async def hasty(self: QueueLog, items: Sequence[Item]) -> Stamp | None:
+        stamp = await begin(self, items)
+        if self._journal is not None and stamp is not None:
+            self._journal.end_batch(stamp.batch, True)
+        return stamp
+
+    def end(self: QueueLog, stamp: Stamp | None, applied: bool) -> None:
+        pass
+
+    patch.setattr(QueueLog, "begin", hasty)
+    patch.setattr(QueueLog, "end", end)
+
+
+def answer_before_it_is_durable(patch: Patch) -> None:
+    """Replies do not wait for the journal."""
+
+    def hold(self: Dispatch, session: Session, commit: Commit) -> None:
+        pass
+
+    patch.setattr(Dispatch, "_hold_own", hold)
+    patch.setattr(Undurable, "newest", lambda self, keys: 0)
+    patch.setattr(ShortWrite, "set", lambda self, key, value, written: 0)
+
+
+def merge_recovered_members_as_values(patch: Patch) -> None:
+    """What is recovered of a key's members is taken for the whole value."""
+    patch.setattr("persistence.write_behind.lacks_the_rest", lambda change: False)
+
+
 # Which scenarios can show it at all: a tombstone is nothing to write-through.
 THROUGH = ("write-through", "write-through-generic", "write-through-hash", "write-around", "refresh-ahead")
 BEHIND = ("write-behind", "write-behind-generic", "write-behind-hash")
+JOURNALED = ("journaled", "journaled-column", "journaled-multi", "journaled-everysec")
 JOINT = ("write-through-multi", "write-behind-multi", "write-around-multi")
 
 MUTATIONS: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
@@ -127,6 +187,11 @@ MUTATIONS: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (join_fenced_flights, THROUGH + BEHIND),
     (write_without_locks, THROUGH),
     (read_together_without_looking_back, JOINT),
+    (skip_the_claim, JOURNALED),
+    (believe_every_claim, JOURNALED),
+    (end_the_batch_before_it_lands, JOURNALED),
+    (answer_before_it_is_durable, JOURNALED),
+    (merge_recovered_members_as_values, JOURNALED),
 ]
 
 

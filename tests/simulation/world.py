@@ -210,13 +210,14 @@ class World:
         journal = self.dispatch.journal
         assert journal is not None and self.runner is not None and self.died is not None
         power_loss = journal.always and self.faults.random() < 0.6
-        while not journal.always and journal.durable_seq < journal.next_seq - 1:  # noqa: ASYNC110 - nobody tells of that
+        while not journal.always and journal.durable_seq < journal.next_seq - 1:
             # (Without `always` a reader may see what the tick has not written yet. That is no promise.)
-            await asyncio.sleep(0)
+            await journal.wait_durable(journal.next_seq - 1)
         how = self.faults.choice((LOSE, KEEP, TEAR))
         self.disk = self.disk.after_power_loss(how, self.faults) if power_loss else self.disk.after_kill()
         self.tell(f"crash: {'power loss, ' + how if power_loss else 'killed'}")
         self.deaths += 1
+        self.history.die()
         self.serves.clear()
         self.runner.ended = True
         self.died.set_result(None)
@@ -339,6 +340,10 @@ class World:
                     break
             position = self.dispatch.run_batch(session, wire, position, out)
             waiting, session.waiting = session.waiting, None
+            if session.hold_seq:
+                # All of them have run, and wait for the journal together.
+                for operation_or_none in owner[first:position]:
+                    self._call(operation_or_none)
             if not await self._told(session, life):
                 if waiting is not None:
                     waiting.close()
