@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from persistence.breaker import Breaker
-from persistence.errors import MappingRejected
+from persistence.errors import MappingRejected, StoreDown, StoreTimeout
 from persistence.mapping import Mapping, MappingError, build_mapping
 from persistence.prefixes import PrefixRule
 from persistence.rows import RowKey
@@ -139,7 +139,10 @@ class ManagedPrefix:
         self.stopped = ""
 
     async def prepare(self) -> Mapping:
-        """The mapping, built from the live schema on first use. Raises StoreDown, or MappingRejected saying why."""
+        """The mapping, built from the live schema on first use.
+
+        Raises StoreDown, LoadTimeout, or MappingRejected saying why.
+        """
         if self.mapping is None:
             store = self.store
             if store is None:
@@ -156,6 +159,9 @@ class ManagedPrefix:
                 self.mapping = build_mapping(rule, shape, store.dialect)
             except MappingError as error:
                 raise MappingRejected("42000", f"prefix {rule.name!r}: {error}") from error
+            except StoreTimeout as error:
+                # At worst a table of ours is there by now, and empty: no client's write has an unknown outcome.
+                raise StoreDown(str(error)) from error
         return self.mapping
 
     def resolve(self, target: Target) -> bool:

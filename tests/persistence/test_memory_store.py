@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from persistence.errors import MappingRejected, RowRejected, StoreDown, StoreTimeout
+from persistence.managed import ManagedPrefix
 from persistence.mapping import DELETE, REPLACE, Mapping, MappingError, RowOp, build_mapping
 from persistence.prefixes import READ_THROUGH, WRITE_THROUGH, PrefixRule, Template
 from persistence.rows import ColumnShape, RelationShape
@@ -133,3 +134,17 @@ async def test_a_sqlite_path_is_relative_with_three_slashes(tmp_path: Path, monk
         await store.create_generic()
         await store.close(1.0)
         assert (tmp_path / path).exists()
+
+
+async def test_a_table_of_ours_whose_creation_is_not_answered_makes_no_write_unknown(store: MemoryStore) -> None:
+    async def lose_the_answer(moment: str, operation: str) -> None:
+        if (moment, operation) == (AFTER, "create_generic"):
+            raise StoreTimeout("no answer in time")
+
+    rule = PrefixRule(Template("kv:{id}"), store="main", write="write-behind")
+    prefix = ManagedPrefix(rule, store, None)  # type: ignore[arg-type]
+    store.fault = lose_the_answer
+    with pytest.raises(StoreDown, match="no answer in time"):
+        await prefix.prepare()
+    store.fault = None
+    assert (await prefix.prepare()).writes_members is False
