@@ -4,17 +4,22 @@
 # variables change it, stands in container/forebay.toml.
 
 FROM python:3.11-slim-bookworm AS build
+# The C compiler stays in this stage.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY protocol ./protocol
 COPY eviction ./eviction
 COPY persistence ./persistence
 COPY server ./server
 # The wheel first, then the wheel into an environment of its own: what runs is what would be published.
-RUN python -m pip wheel --no-cache-dir --disable-pip-version-check --no-deps --wheel-dir /wheels . \
+RUN HATCH_BUILD_HOOKS_ENABLE=true python -m pip wheel --no-cache-dir --disable-pip-version-check --no-deps --wheel-dir /wheels . \
     && python -m venv /opt/forebay \
     && /opt/forebay/bin/python -m pip install --no-cache-dir --disable-pip-version-check /wheels/*.whl \
-    && /opt/forebay/bin/python -m pip uninstall --yes pip setuptools
+    && /opt/forebay/bin/python -m pip uninstall --yes pip setuptools \
+    && /opt/forebay/bin/forebay version | grep --quiet --line-regexp compiled
 
 
 FROM python:3.11-slim-bookworm

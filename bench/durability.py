@@ -16,81 +16,66 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import csv
-import json
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
+from bench.load import Load, run  # noqa: E402
+from bench.report import Line, publish, summary  # noqa: E402
+from bench.servers import (  # noqa: E402
+    REDIS,
+    Build,
+    Server,
+    ServerFailed,
+    add_builds_option,
+    forebay,
+    redis_server,
+    server_at,
+    turn,
+)
 from bench.table import Progress, number, table  # noqa: E402
 from protocol.decoder import PENDING, ReplyDecoder, pack_command  # noqa: E402
-from tests.support.forebay import ForebayProcess  # noqa: E402
 from tests.support.postgres import PostgresServer  # noqa: E402
 
-RESULTS: Final = ROOT / "bench" / "results"
-# What redis-benchmark writes to: SET and a key of ours, or of nobody.
-MANAGED: Final = ("set", "kv:__rand_int__", "__data__")
-PLAIN: Final = ("set", "plain:__rand_int__", "__data__")
-# Ratio → the goal by (interpreted, compiled).
-GOALS: Final = {"everysec / plain": (0.7, 0.7), "always / redis always": (0.8, 1.0)}
-DRAIN_GOAL: Final = 40_000
+MANAGED: Final = "kv:__rand_int__"
+PLAIN: Final = "plain:__rand_int__"
+ALWAYS: Final = "always"
+EVERYSEC: Final = "everysec"
+# By build: of plain SET; of redis-server that syncs as often; rows per second.
+EVERYSEC_GOALS: Final = {"interpreted": 0.7, "compiled": 0.7}
+ALWAYS_GOALS: Final = {"interpreted": 0.8, "compiled": 1.0}
+DRAIN_GOALS: Final = {"interpreted": 40_000.0, "compiled": 40_000.0}
 
 
-class BenchFailed(Exception):
-    """A server did not start, or redis-benchmark failed."""
+@dataclass(frozen=True)
+class Writer:
+    """One way of writing: a server, and the key that is written."""
+
+    server: Server
+    mode: str
+    key: str
 
 
 @dataclass
 class Measured:
-    """One server, one way of writing, one length of pipeline: acknowledged writes per second, by round."""
+    """One way of writing at one length of pipeline: acknowledged writes per second, by round."""
 
-    name: str
+    server: str
+    mode: str
     pipeline: int
     speeds: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
-
-
-@contextmanager
-def redis_server(directory: Path, appendfsync: str) -> Iterator[int]:
-    """A redis-server with an append-only file; its port. No rewrite of the file disturbs the run."""
-    path = shutil.which("redis-server")
-    if path is None:
-        raise BenchFailed("redis-server is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    directory.mkdir()
-    command = [path, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]
-    command += ["--appendfsync", appendfsync, "--auto-aof-rewrite-percentage", "0", "--dir", str(directory)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            with ExitStack() as attempt:
-                try:
-                    attempt.enter_context(socket.create_connection(("127.0.0.1", port), 1))
-                except ConnectionRefusedError:
-                    time.sleep(0.02)
-                    continue
-                yield port
-                return
-        raise BenchFailed("redis-server did not start")
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def configuration(directory: Path, fsync: str, url: str, delay: str = "1s", batch: int = 1000) -> str:
@@ -115,103 +100,103 @@ max_dirty = "4gb"
 """
 
 
-def benchmark(
-    port: int, words: Sequence[str], pipeline: int, requests: int, options: argparse.Namespace
-) -> tuple[float, float]:
-    """One run of redis-benchmark: requests per second, and the 99th percentile of the latency in milliseconds."""
-    command = ["redis-benchmark", "-p", str(port), "-c", str(options.clients), "-n", str(requests), "-P", str(pipeline)]
-    command += ["-r", str(options.keys), "-d", str(options.size), "--csv"]
-    data = "x" * options.size
-    told = subprocess.run(
-        [*command, *[data if word == "__data__" else word for word in words]],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    rows = [row for row in csv.DictReader(told.stdout.splitlines()) if row.get("rps")]
-    if told.returncode or len(rows) != 1:
-        raise BenchFailed(f"redis-benchmark failed: {(told.stderr or told.stdout).strip()[:500]}")
-    return float(rows[0]["rps"]), float(rows[0]["p99_latency_ms"])
-
-
 def measure_writes(options: argparse.Namespace, directory: Path, postgres: PostgresServer) -> list[Measured]:
     """Acknowledged writes a second, everybody in turn."""
     progress = Progress()
     with ExitStack() as stack:
-        servers: list[tuple[str, int, tuple[str, ...]]] = []
-        for name in ("always", "everysec"):
-            port = stack.enter_context(redis_server(directory / f"redis-{name}", name))
-            servers.append((f"redis {name}", port, PLAIN))
-        for name in ("always", "everysec", "no"):
-            url = postgres.url(postgres.create_database())
-            config = configuration(directory / name, name, url, options.write_delay)
-            server = stack.enter_context(ForebayProcess(config))
-            servers.append((name, server.port, MANAGED))
-            if name == "everysec":
-                # The same server: a plain key is no business of the journal's.
-                servers.append(("plain", server.port, PLAIN))
-        results = [Measured(name, pipeline) for pipeline in options.pipelines for name, _, _ in servers]
+        stack.callback(progress.clear)
+        progress.show("starting")
+        writers = start(options, directory, postgres, stack)
+        results = {
+            (writer, pipeline): Measured(writer.server.name, writer.mode, pipeline)
+            for pipeline in options.pipelines
+            for writer in writers
+        }
         # Every key is there, and known to be.
-        for name, port, words in servers:
-            progress.show(f"filling {name}")
-            benchmark(port, words, 16, 2 * options.keys, options)
-        for turn in range(options.rounds):
+        for writer in writers:
+            progress.show(f"filling {writer.server.name}, {writer.mode}")
+            write(writer, Load(2 * options.keys, 16, options.clients, options.keys, options.size))
+        for at in range(options.rounds):
             for pipeline in options.pipelines:
-                order = servers if turn % 2 == 0 else servers[::-1]
-                for name, port, words in order:
-                    progress.show(f"round {turn + 1} of {options.rounds}, pipeline {pipeline}: {name}")
-                    _settle(port)
-                    speed, p99_ms = benchmark(
-                        port, words, pipeline, options.requests * (4 if pipeline > 1 else 1), options
-                    )
-                    measured = next(each for each in results if (each.name, each.pipeline) == (name, pipeline))
-                    measured.speeds.append(speed)
-                    measured.p99_ms.append(p99_ms)
-        progress.clear()
-    return results
+                requests = options.requests * (4 if pipeline > 1 else 1)
+                for writer in turn(writers, at):
+                    name = f"{writer.server.name}, {writer.mode}"
+                    progress.show(f"round {at + 1} of {options.rounds}, pipeline {pipeline}: {name}")
+                    # What the last run has left to be saved must not slow this one down.
+                    writer.server.call("CACHE.FLUSH", "TIMEOUT", "60000")
+                    done = write(writer, Load(requests, pipeline, options.clients, options.keys, options.size))
+                    results[writer, pipeline].speeds.append(done[0])
+                    results[writer, pipeline].p99_ms.append(done[1])
+    return list(results.values())
 
 
-def _settle(port: int) -> None:
-    # What the last run has left to be saved must not slow this one down.
-    call(port, "CACHE.FLUSH", "TIMEOUT", "60000")
+def start(options: argparse.Namespace, directory: Path, postgres: PostgresServer, stack: ExitStack) -> list[Writer]:
+    """Every server, and the ways of writing to it."""
+    writers = []
+    for mode in (ALWAYS, EVERYSEC):
+        # No rewrite of the file disturbs the run.
+        aof = ("--appendonly", "yes", "--appendfsync", mode, "--auto-aof-rewrite-percentage", "0")
+        place = directory / f"redis-{mode}"
+        place.mkdir()
+        port = stack.enter_context(redis_server(*aof, "--dir", str(place)))
+        writers.append(Writer(server_at(REDIS, port), mode, PLAIN))
+    for build in options.builds:
+        for mode in (ALWAYS, EVERYSEC, "no"):
+            url = postgres.url(postgres.create_database())
+            config = configuration(directory / f"{build.name}-{mode}", mode, url, options.write_delay)
+            server = stack.enter_context(forebay(build, config))
+            writers.append(Writer(server, mode, MANAGED))
+            if mode == EVERYSEC:
+                # The same server: a plain key is no business of the journal's.
+                writers.append(Writer(server, "plain", PLAIN))
+    return writers
 
 
-def call(port: int, *words: str) -> Any:
-    """One command on a connection of its own; error replies are returned."""
-    decoder = ReplyDecoder()
-    with socket.create_connection(("127.0.0.1", port), 120) as sock:
-        sock.sendall(pack_command(*words))
-        while (reply := decoder.get()) is PENDING:
-            decoder.feed(sock.recv(1 << 16))
-    return reply
+def write(writer: Writer, load: Load) -> tuple[float, float]:
+    """One run: acknowledged writes per second, and the 99th percentile of their latency in milliseconds."""
+    done = run(writer.server, load, ("SET", writer.key, "x" * load.size))
+    return done.per_s, done.p99_ms
 
 
-def measure_drain(options: argparse.Namespace, directory: Path, postgres: PostgresServer) -> list[float]:
-    """Rows a second that reach PostgreSQL when a long backlog is flushed; each key is a row that is there already."""
-    speeds: list[float] = []
+def measure_drain(options: argparse.Namespace, directory: Path, postgres: PostgresServer) -> dict[str, list[float]]:
+    """Rows a second that reach PostgreSQL when a long backlog is flushed, by build; each key is a row that is there
+    already."""
+    speeds: dict[str, list[float]] = {build.name: [] for build in options.builds}
     progress = Progress()
-    url = postgres.url(postgres.create_database())
-    # Nothing is flushed before it is asked for.
-    config = configuration(directory / "drain", "everysec", url, delay="50m", batch=options.batch)
-    with ForebayProcess(config) as server:
-        for turn in range(options.rounds + 1):
-            progress.show(f"drain, round {turn} of {options.rounds}")
-            asyncio.run(_write_all(server.port, options.rows, turn))
-            dirty = int(call(server.port, "CACHE.INFO", "kv:")[1::2][_field(server.port, "dirty_keys")])
-            began = time.perf_counter()
-            saved, left = call(server.port, "CACHE.FLUSH", "TIMEOUT", "120000")
-            took_s = time.perf_counter() - began
-            if left or saved < dirty * 0.99:
-                raise BenchFailed(f"the flush left {left} of {dirty} rows")
-            # The first one inserts, and makes table and plans.
-            if turn:
-                speeds.append(saved / took_s)
-    progress.clear()
+    with ExitStack() as stack:
+        stack.callback(progress.clear)
+        running = [drain_server(build, options, directory, postgres, stack) for build in options.builds]
+        for at in range(options.rounds + 1):
+            for server in turn(running, at):
+                progress.show(f"drain, round {at} of {options.rounds}: {server.name}")
+                asyncio.run(_write_all(server.port, options.rows, at))
+                rows_per_s = drain(server)
+                # The first one inserts, and makes table and plans.
+                if at:
+                    speeds[server.name].append(rows_per_s)
     return speeds
 
 
-def _field(port: int, name: str) -> int:
-    return int(call(port, "CACHE.INFO", "kv:")[::2].index(name.encode()))
+def drain_server(
+    build: Build, options: argparse.Namespace, directory: Path, postgres: PostgresServer, stack: ExitStack
+) -> Server:
+    """A server that flushes nothing before it is asked to."""
+    url = postgres.url(postgres.create_database())
+    config = configuration(directory / f"{build.name}-drain", EVERYSEC, url, delay="50m", batch=options.batch)
+    return stack.enter_context(forebay(build, config))
+
+
+def drain(server: Server) -> float:
+    """Rows per second of a flush of everything."""
+    fields = server.call("CACHE.INFO", "kv:")
+    assert isinstance(fields, list)
+    dirty = int(dict(zip(fields[::2], fields[1::2], strict=True))[b"dirty_keys"])
+    began = time.perf_counter()
+    answer = server.call("CACHE.FLUSH", "TIMEOUT", "120000")
+    took_s = time.perf_counter() - began
+    if not isinstance(answer, list) or answer[1] or answer[0] < dirty * 0.99:
+        raise ServerFailed(f"the flush of {dirty} rows ended with {answer!r}")
+    return float(answer[0]) / took_s
 
 
 async def _write_all(port: int, rows: int, turn: int) -> None:
@@ -230,56 +215,46 @@ async def _write_all(port: int, rows: int, turn: int) -> None:
     writer.close()
 
 
-def ratios(results: Sequence[Measured], pipeline: int) -> dict[str, list[float]]:
-    """The ratios that count, by round."""
-    speeds = {each.name: each.speeds for each in results if each.pipeline == pipeline}
-
-    def of(ours: str, theirs: str) -> list[float]:
-        return [one / other for one, other in zip(speeds[ours], speeds[theirs], strict=True)]
-
-    return {
-        "everysec / plain": of("everysec", "plain"),
-        "no / plain": of("no", "plain"),
-        "always / plain": of("always", "plain"),
-        "always / redis always": of("always", "redis always"),
-        "everysec / redis everysec": of("everysec", "redis everysec"),
-    }
+def of(results: Sequence[Measured], server: str, mode: str, pipeline: int) -> list[float]:
+    """The speeds of one way of writing, by round."""
+    return next(each.speeds for each in results if (each.server, each.mode, each.pipeline) == (server, mode, pipeline))
 
 
-def show(results: Sequence[Measured], drained: Sequence[float]) -> str:
-    """The results as tables."""
-    parts = []
-    if results:
-        speeds = [
-            (each.name, each.pipeline, number(median(each.speeds)), f"{median(each.p99_ms):.2f}") for each in results
-        ]
-        parts.append(table(["SET", "pipeline", "acknowledged/s", "p99 ms"], speeds))
-        rows = []
-        for pipeline in sorted({each.pipeline for each in results}):
-            for name, found in ratios(results, pipeline).items():
-                goal = GOALS[name][machine.is_compiled()] if name in GOALS else None
-                verdict = "" if goal is None else "met" if median(found) >= goal else "missed"
-                extremes = f"{min(found):.2f}", f"{max(found):.2f}"
-                goal_text = "" if goal is None else f"{goal:.2f}"
-                rows.append((name, pipeline, f"{median(found):.2f}", *extremes, goal_text, verdict))
-        parts.append(table(["ratio", "pipeline", "median", "lowest", "highest", "goal", ""], rows))
+def lines_of(results: Sequence[Measured], drained: dict[str, list[float]], builds: Sequence[str]) -> list[Line]:
+    """Each promise beside plain SET of the same server, and beside redis-server that promises as much; the drain."""
+    lines = []
+    for pipeline in dict.fromkeys(each.pipeline for each in results):
+        at = "" if pipeline == 1 else f", pipeline {pipeline}"
+        for mode in (EVERYSEC, "no", ALWAYS):
+            shares = {
+                build: [
+                    one / plain
+                    for one, plain in zip(
+                        of(results, build, mode, pipeline), of(results, build, "plain", pipeline), strict=True
+                    )
+                ]
+                for build in builds
+            }
+            goals = dict(EVERYSEC_GOALS) if mode == EVERYSEC else {}
+            lines.append(Line(f"write-behind SET, {mode} ÷ plain{at}", "×", shares, goals=goals))
+        for mode in (ALWAYS, EVERYSEC):
+            ours = {build: of(results, build, mode, pipeline) for build in builds}
+            goals = dict(ALWAYS_GOALS) if mode == ALWAYS else {}
+            theirs = of(results, REDIS, mode, pipeline)
+            lines.append(Line(f"write-behind SET, {mode}, beside appendfsync {mode}{at}", "/s", ours, theirs, goals))
     if drained:
-        verdict = "met" if median(drained) >= DRAIN_GOAL else "missed"
-        row = (number(median(drained)), number(min(drained)), number(max(drained)), number(DRAIN_GOAL), verdict)
-        parts.append(table(["drained rows/s", "lowest", "highest", "goal", ""], [row]))
-    return "\n\n".join(parts)
+        lines.append(Line("drain to PostgreSQL", "rows/s", drained, goals=dict(DRAIN_GOALS)))
+    return lines
 
 
-def save(facts: dict[str, str], results: Sequence[Measured], drained: Sequence[float]) -> Path:
-    """Write the results as JSON and as Markdown; the path of the latter."""
-    RESULTS.mkdir(exist_ok=True)
-    name = time.strftime("durability-%Y%m%d-%H%M%S", time.gmtime())
-    whole = {"machine": facts, "results": [asdict(each) for each in results], "drained": list(drained)}
-    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
-    path = RESULTS / f"{name}.md"
-    described = "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
-    path.write_text(f"# Durable write-behind\n\n{described}\n\n{show(results, drained)}\n")
-    return path
+def show(results: Sequence[Measured], lines: Sequence[Line], builds: Sequence[str]) -> str:
+    """Every way of writing, then the ratios."""
+    rows = [
+        (each.server, each.mode, each.pipeline, number(median(each.speeds)), f"{median(each.p99_ms):.2f}")
+        for each in results
+    ]
+    speeds = [table(["SET", "mode", "pipeline", "acknowledged/s", "p99 ms"], rows)] if rows else []
+    return "\n\n".join([*speeds, summary(lines, builds)])
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -302,7 +277,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1000, metavar="N", help="write_batch while draining")
     parser.add_argument("--dir", type=Path, default=None, help="where journals lie; default: the system's place")
     parser.add_argument("--only", choices=("writes", "drain"), help="one half of it")
-    parser.add_argument("--save", action="store_true", help="write bench/results/durability-DATE.json and .md")
+    add_builds_option(parser)
+    parser.add_argument("--save", action="store_true", help="write bench/results/DATE-durability.json and .md")
     options = parser.parse_args(arguments)
     if min(options.rounds, options.requests, options.clients, options.keys, options.size, options.rows) < 1:
         parser.error("numbers must be at least 1")
@@ -311,31 +287,28 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    facts = machine.describe("durability")
-    for program in ("redis-server", "redis-benchmark"):
-        facts[program] = machine.program_version(program)
+    facts = machine.describe("durability", options.builds)
     results: list[Measured] = []
-    drained: list[float] = []
+    drained: dict[str, list[float]] = {}
     directory = Path(tempfile.mkdtemp(prefix="forebay-bench-", dir=options.dir))
     postgres = PostgresServer(directory / "postgres", durable=True)
     directory.chmod(0o755)
     try:
         postgres.start()
+        facts["postgresql"] = str(postgres.execute("SHOW server_version")[0][0])
         if options.only != "drain":
             results = measure_writes(options, directory, postgres)
         if options.only != "writes":
             drained = measure_drain(options, directory, postgres)
-    except BenchFailed as error:
+    except ServerFailed as error:
         print(f"bench/durability.py: {error}", file=sys.stderr)
         return 1
     finally:
         postgres.stop()
         shutil.rmtree(directory, ignore_errors=True)
-    for name, fact in facts.items():
-        print(f"{name}: {fact}")
-    print(f"\n{show(results, drained)}")
-    if options.save:
-        print(f"\nsaved as {save(facts, results, drained).relative_to(ROOT)} and .json")
+    builds = [build.name for build in options.builds]
+    lines = lines_of(results, drained, builds)
+    publish("durability", "Durable write-behind", facts, show(results, lines, builds), lines, options.save)
     return 0
 
 

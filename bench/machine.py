@@ -10,15 +10,19 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
-import protocol.parser
+from bench.servers import Build
+from tests.support.forebay import default_root
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def describe(program: str) -> dict[str, str]:
-    """The facts by name, in the order in which they are shown; no host name and no path."""
+def describe(program: str, builds: Sequence[Build] = ()) -> dict[str, str]:
+    """The facts by name, in the order in which they are shown; no host name and no path. `builds` are those measured,
+    without them it is the one that runs here."""
+    measured = [build.name for build in builds] or ["compiled" if is_compiled() else "interpreted"]
     facts = {
         "command line": " ".join([f"bench/{program}.py", *sys.argv[1:]]),
         "cpu": f"{len(os.sched_getaffinity(0))} × {_cpu()}",
@@ -26,16 +30,18 @@ def describe(program: str) -> dict[str, str]:
         "load before": " ".join(f"{load:.1f}" for load in os.getloadavg()),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "forebay": f"{_own_version()}, {'compiled' if is_compiled() else 'interpreted'}",
+        "forebay": f"{_own_version()}, {' and '.join(measured)}, {_commit()}",
     }
+    for installed in ("redis-server", "redis-benchmark"):
+        facts[installed] = program_version(installed)
     for package in ("uvloop", "hiredis", "asyncpg"):
         facts[package] = _version(package)
     return facts
 
 
 def is_compiled() -> bool:
-    """Does the hot road run compiled?"""
-    return not str(protocol.parser.__file__).endswith(".py")
+    """Does the hot road of the Forebay that a bench starts by default run compiled?"""
+    return any(default_root().glob("protocol/parser.*.so"))
 
 
 def program_version(program: str) -> str:
@@ -60,6 +66,20 @@ def _cpu() -> str:
 def _own_version() -> str:
     with (ROOT / "pyproject.toml").open("rb") as file:
         return str(tomllib.load(file)["project"]["version"])
+
+
+def _commit() -> str:
+    """Which sources these are, as far as the checkout knows."""
+
+    def git(*words: str) -> str:
+        try:
+            return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+
+    commit = git("rev-parse", "--short", "HEAD")
+    changed = git("status", "--porcelain", "--", "protocol", "eviction", "persistence", "server")
+    return f"commit {commit}{' with changes' if changed else ''}" if commit else "commit unknown"
 
 
 def _version(package: str) -> str:

@@ -1,29 +1,25 @@
 #!/usr/bin/env python3
-"""Plain commands beside redis-server: redis-benchmark against both in turn, medians and ratios.
+"""Plain commands beside redis-server: redis-benchmark against all in turn, medians and ratios.
 
     python bench/plain.py                                    SET and GET, one at a time and 16 to a pipeline
-    python bench/plain.py --tests set,get,incr,hset --pipelines 1,16,100 --rounds 5
+    python bench/plain.py --tests all --pipelines 1,16,100   every command
+    python bench/plain.py --builds compiled --rounds 9       without the interpreted build
     python bench/plain.py --save                             also into bench/results/
 
-Both servers are started here, on free ports, without persistence, and stopped at the end. Every measurement is a pair,
-redis-server and then Forebay, in the next pair the other way round. Absolute numbers drift while other programs use the
-machine; the ratio of a pair drifts far less, so the ratio that counts is the median over the pairs.
+All servers are started here, on free ports, without persistence, and stopped at the end: redis-server and Forebay in
+each build that there is. They are measured round by round, redis, interpreted, compiled, in the next round the other
+way round. Absolute numbers drift while other programs use the machine; the ratio within a round drifts far less, so the
+ratio that counts is the median over the rounds. The processor time per command drifts least.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import shutil
-import socket
-import subprocess
+import math
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -32,181 +28,161 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
-from bench.table import Progress, number, table  # noqa: E402
-from tests.support.forebay import ForebayProcess  # noqa: E402
+from bench.load import Load, Run, run  # noqa: E402
+from bench.report import RESULTS, Line, figure, publish, summary  # noqa: E402
+from bench.servers import REDIS, Server, ServerFailed, add_builds_option, redis_server, servers, turn  # noqa: E402
+from bench.table import Progress, table  # noqa: E402
 
-RESULTS: Final = ROOT / "bench" / "results"
-TESTS: Final = ("set", "get", "incr", "hset", "lpush", "rpush", "sadd", "zadd", "lrange_100", "mset", "ping_mbulk")
-# Of redis-server's speed, by length of the pipeline: interpreted, compiled.
-GOALS: Final = {1: (0.9, 1.0), 16: (0.5, 0.9), 100: (0.4, 0.65)}
+__all__ = ["RESULTS", "ServerFailed", "redis_server"]
 
-
-class ServerFailed(Exception):
-    """A server did not start, or redis-benchmark failed."""
+_DATA: Final = "__data__"
+# What is sent, with __rand_int__ for a random number; the same as redis-benchmark's tests of these names.
+TESTS: Final = {
+    "set": ("SET", "key:__rand_int__", _DATA),
+    "get": ("GET", "key:__rand_int__"),
+    "incr": ("INCR", "counter:__rand_int__"),
+    "hset": ("HSET", "myhash", "element:__rand_int__", _DATA),
+    "lpush": ("LPUSH", "mylist", _DATA),
+    "rpush": ("RPUSH", "mylist", _DATA),
+    "lpop": ("LPOP", "poplist"),
+    "rpop": ("RPOP", "poplist"),
+    "sadd": ("SADD", "myset", "element:__rand_int__"),
+    "spop": ("SPOP", "popset"),
+    "zadd": ("ZADD", "myzset", "0", "element:__rand_int__"),
+    "lrange_100": ("LRANGE", "rangelist", "0", "99"),
+    "mset": ("MSET", *[word for _ in range(10) for word in ("key:__rand_int__", _DATA)]),
+    "ping": ("PING",),
+}
+# What takes elements away finds as many as it takes.
+_FILLED: Final = {
+    "lpop": ("RPUSH", "poplist", _DATA),
+    "rpop": ("RPUSH", "poplist", _DATA),
+    "spop": ("SADD", "popset", "__rand_int__"),
+}
+# Of redis-server's speed, by length of the pipeline; for the commands that there is a goal for.
+WITH_GOAL: Final = ("set", "get", "incr", "hset", "lpush", "sadd", "zadd")
+GOALS: Final = {
+    1: {"interpreted": 0.95, "compiled": 1.0},
+    16: {"interpreted": 0.55, "compiled": 0.9},
+    100: {"interpreted": 0.4, "compiled": 0.65},
+}
+# A run must last long enough to be measured, and no longer.
+_MORE: Final = {1: 1, 16: 4}
+_MOST_MORE: Final = 6
 
 
 @dataclass
 class Measured:
-    """One command at one length of pipeline, against both servers; requests per second and milliseconds, by pair."""
+    """One command at one length of pipeline: the runs of every server, by round."""
 
     test: str
     pipeline: int
-    redis: list[float] = field(default_factory=list)
-    forebay: list[float] = field(default_factory=list)
-    redis_p99_ms: list[float] = field(default_factory=list)
-    forebay_p99_ms: list[float] = field(default_factory=list)
+    runs: dict[str, list[Run]] = field(default_factory=dict)
 
     @property
-    def ratios(self) -> list[float]:
-        """Forebay's speed as a share of redis-server's, by pair."""
-        return [ours / theirs for ours, theirs in zip(self.forebay, self.redis, strict=True)]
+    def subject(self) -> str:
+        """What was measured, in words."""
+        return self.test.upper() if self.pipeline == 1 else f"{self.test.upper()}, pipeline {self.pipeline}"
 
     @property
-    def goal(self) -> float | None:
-        """The ratio to reach, where there is one."""
-        goals = GOALS.get(self.pipeline)
-        return goals[machine.is_compiled()] if goals else None
+    def line(self) -> Line:
+        """Requests per second, beside redis-server's."""
+        speeds = {name: [run.per_s for run in runs] for name, runs in self.runs.items()}
+        theirs = speeds.pop(REDIS)
+        goals = GOALS.get(self.pipeline, {}) if self.test in WITH_GOAL else {}
+        return Line(self.subject, "/s", speeds, theirs, dict(goals))
 
 
-@contextmanager
-def redis_server() -> Iterator[int]:
-    """A redis-server without persistence; its port."""
-    path = shutil.which("redis-server")
-    if path is None:
-        raise ServerFailed("redis-server is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    with tempfile.TemporaryDirectory(prefix="forebay-bench-") as directory:
-        command = [path, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        process = subprocess.Popen([*command, "--dir", directory], stdout=subprocess.DEVNULL)
-        try:
-            _wait_until_open(port, process)
-            yield port
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
-def _wait_until_open(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except ConnectionRefusedError:
-            time.sleep(0.02)
-    raise ServerFailed("redis-server did not start")
-
-
-def benchmark(port: int, test: str, pipeline: int, requests: int, options: argparse.Namespace) -> tuple[float, float]:
-    """One run of redis-benchmark: requests per second, and the 99th percentile of the latency in milliseconds."""
-    command = ["redis-benchmark", "-p", str(port), "-c", str(options.clients), "-n", str(requests), "-P", str(pipeline)]
-    command += ["-t", test, "-d", str(options.size), "-r", str(options.keys), "--csv"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    rows = [row for row in csv.DictReader(told.stdout.splitlines()) if row.get("rps")]
-    if told.returncode or len(rows) != 1:
-        raise ServerFailed(f"redis-benchmark -t {test} failed: {(told.stderr or told.stdout).strip()[:500]}")
-    return float(rows[0]["rps"]), float(rows[0]["p99_latency_ms"])
+def words_of(test: Iterable[str], size: int) -> list[str]:
+    """A test's words with values of that size."""
+    return ["x" * size if word == _DATA else word for word in test]
 
 
 def measure(options: argparse.Namespace) -> list[Measured]:
-    """Every test at every length of pipeline, in alternating pairs."""
+    """Every test at every length of pipeline, everybody in turn; fewer rounds when the time is over before."""
+    end = time.monotonic() + options.seconds
     results = [Measured(test, pipeline) for pipeline in options.pipelines for test in options.tests]
     progress = Progress()
-    with ExitStack() as stack:
-        redis = stack.enter_context(redis_server())
-        forebay = stack.enter_context(ForebayProcess()).port
-        # So that GET finds its keys: a random key is missed by about one in e to the three.
-        for port in (redis, forebay):
-            progress.show("filling")
-            benchmark(port, "set", 16, 3 * options.keys, options)
+    with servers(options.builds) as running:
+        for server in running:
+            progress.show(f"filling {server.name}")
+            prepare(server, options)
         try:
-            for each in results:
-                requests = options.requests * {1: 1, 16: 4}.get(each.pipeline, 6)
-                for pair in range(options.rounds):
-                    progress.show(f"{each.test.upper()}, pipeline {each.pipeline}, pair {pair + 1} of {options.rounds}")
-                    order = [(redis, each.redis, each.redis_p99_ms), (forebay, each.forebay, each.forebay_p99_ms)]
-                    for port, speeds, latencies in order if pair % 2 == 0 else order[::-1]:
-                        speed, p99_ms = benchmark(port, each.test, each.pipeline, requests, options)
-                        speeds.append(speed)
-                        latencies.append(p99_ms)
+            for at in range(options.rounds):
+                if at and time.monotonic() > end:
+                    break
+                for each in results:
+                    progress.show(f"{each.subject}, round {at + 1} of {options.rounds}")
+                    for server in turn(running, at):
+                        each.runs.setdefault(server.name, []).append(one(server, each, options))
         finally:
             progress.clear()
     return results
 
 
-def show(results: Sequence[Measured]) -> str:
-    """The results as a table."""
-    columns = [
-        "command",
-        "pipeline",
-        "redis/s",
-        "forebay/s",
-        "ratio",
-        "lowest",
-        "highest",
-        "goal",
-        "",
-        "p99 ms",
-        "ours",
-    ]
-    rows = []
+def prepare(server: Server, options: argparse.Namespace) -> None:
+    """Keys for GET: a random one is missed by about one in e to the three. A list for LRANGE."""
+    load = Load(3 * options.keys, 16, options.clients, options.keys, options.size)
+    run(server, load, words_of(TESTS["set"], options.size))
+    run(server, Load(1000, 16), words_of(("RPUSH", "rangelist", _DATA), options.size))
+
+
+def one(server: Server, measured: Measured, options: argparse.Namespace) -> Run:
+    """One run of one test."""
+    requests = options.requests * _MORE.get(measured.pipeline, _MOST_MORE)
+    if measured.test in _FILLED:
+        # Spread over ten times as many numbers, few of them are the same.
+        enough = Load(requests, 100, options.clients, 10 * requests)
+        run(server, enough, words_of(_FILLED[measured.test], options.size))
+    load = Load(requests, measured.pipeline, options.clients, options.keys, options.size)
+    return run(server, load, words_of(TESTS[measured.test], options.size))
+
+
+def show(results: Sequence[Measured], builds: Sequence[str]) -> str:
+    """Speeds and ratios as a table, and what each command costs as a second one."""
+    costs = []
     for each in results:
-        ratio = median(each.ratios)
-        goal = each.goal
-        verdict = "" if goal is None else "met" if ratio >= goal else "missed"
-        rows.append(
+        runs = each.runs.values()
+        costs.append(
             (
                 each.test.upper(),
                 each.pipeline,
-                number(median(each.redis)),
-                number(median(each.forebay)),
-                f"{ratio:.2f}",
-                f"{min(each.ratios):.2f}",
-                f"{max(each.ratios):.2f}",
-                "" if goal is None else f"{goal:.2f}",
-                verdict,
-                f"{median(each.redis_p99_ms):.2f}",
-                f"{median(each.forebay_p99_ms):.2f}",
+                *(figure(median(run.cpu_us for run in of)) for of in runs),
+                *(f"{median(run.p99_ms for run in of):.2f}" for of in runs),
             )
         )
-    return table(columns, rows)
-
-
-def save(facts: dict[str, str], results: Sequence[Measured]) -> Path:
-    """Write the results as JSON and as Markdown; the path of the latter."""
-    RESULTS.mkdir(exist_ok=True)
-    name = time.strftime("plain-%Y%m%d-%H%M%S", time.gmtime())
-    whole = {"machine": facts, "results": [{**asdict(each), "ratios": each.ratios} for each in results]}
-    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
-    path = RESULTS / f"{name}.md"
-    described = "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
-    path.write_text(f"# Plain commands beside redis-server\n\n{described}\n\n{show(results)}\n")
-    return path
+    names = [REDIS, *builds]
+    columns = ["command", "pipeline", *(f"{name} cpu µs" for name in names), *(f"{name} p99 ms" for name in names)]
+    return summary([each.line for each in results], builds) + "\n\n" + table(columns, costs)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; exits with 2 when it makes no sense."""
 
     def tests(text: str) -> list[str]:
+        if text == "all":
+            return list(TESTS)
         unknown = set(text.lower().split(",")) - set(TESTS)
         if unknown:
-            raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}; known are {', '.join(TESTS)}")
+            raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}; known are all, {', '.join(TESTS)}")
         return text.lower().split(",")
 
     def lengths(text: str) -> list[int]:
         return [int(each) for each in text.split(",")]
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tests", type=tests, default=["set", "get"], metavar="NAMES", help=", ".join(TESTS))
+    parser.add_argument("--tests", type=tests, default=["set", "get"], metavar="NAMES", help=f"all, {', '.join(TESTS)}")
     parser.add_argument("--pipelines", type=lengths, default=[1, 16], metavar="N,…", help="commands sent at once")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="pairs of runs; an odd number is best")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="an odd number is best")
     parser.add_argument("--requests", type=int, default=100_000, metavar="N", help="per run; ×4 at 16, ×6 beyond")
     parser.add_argument("--clients", type=int, default=50, metavar="N")
     parser.add_argument("--keys", type=int, default=100_000, metavar="N", help="different keys")
     parser.add_argument("--size", type=int, default=64, metavar="BYTES", help="of a value")
-    parser.add_argument("--save", action="store_true", help="write bench/results/plain-DATE.json and .md")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, metavar="S", help="begin no other round after so long"
+    )
+    add_builds_option(parser)
+    parser.add_argument("--save", action="store_true", help="write bench/results/DATE-plain.json and .md")
     options = parser.parse_args(arguments)
     if min(options.rounds, options.requests, options.clients, options.keys, options.size, *options.pipelines) < 1:
         parser.error("numbers must be at least 1")
@@ -215,19 +191,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    facts = machine.describe("plain")
-    for program in ("redis-server", "redis-benchmark"):
-        facts[program] = machine.program_version(program)
+    facts = machine.describe("plain", options.builds)
     try:
         results = measure(options)
     except ServerFailed as error:
         print(f"bench/plain.py: {error}", file=sys.stderr)
         return 1
-    for name, fact in facts.items():
-        print(f"{name}: {fact}")
-    print(f"\n{show(results)}")
-    if options.save:
-        print(f"\nsaved as {save(facts, results).relative_to(ROOT)} and .json")
+    shown = show(results, [build.name for build in options.builds])
+    lines = [each.line for each in results]
+    publish("plain", "Plain commands beside redis-server", facts, shown, lines, options.save)
     return 0
 
 

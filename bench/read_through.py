@@ -44,13 +44,13 @@ sys.path.insert(0, str(ROOT))
 
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.applications import BY_HAND, FOREBAY, TABLE, Outcome, Task, body_of  # noqa: E402
-from bench.plain import ServerFailed, redis_server  # noqa: E402
+from bench.report import RESULTS  # noqa: E402
+from bench.servers import ServerFailed, redis_server  # noqa: E402
 from bench.table import Progress, number, table  # noqa: E402
 from tests.support.forebay import ForebayProcess  # noqa: E402
 from tests.support.postgres import PostgresServer  # noqa: E402
 from tests.support.wire import RawClient  # noqa: E402
 
-RESULTS: Final = ROOT / "bench" / "results"
 JOBS: Final = ("misses", "zipf", "stampede", "mget", "writes")
 PREFIX: Final = "row:{id:int}"
 # Keys per second as a multiple of the application's own: interpreted, compiled.

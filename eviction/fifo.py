@@ -16,6 +16,8 @@ class Fifo(Policy):
         self.queue = NodeQueue()
 
     def added(self, node: Node) -> None:
+        if self.shadow is not None:
+            self._admitted(node)
         node.where = QUEUED
         self.count += 1
         self.weight += node.weight

@@ -25,13 +25,13 @@ from zlib import crc32
 
 from eviction.ghosts import PAYLOAD_BITS, Ghosts
 from eviction.node_queue import NodeQueue
-from eviction.policy import MAX_SECOND_CHANCES, Node, Policy, PolicyStats
+from eviction.policy import HITS, MAX_SECOND_CHANCES, Node, Policy, PolicyStats
 
 CREDIT: Final = 15  # the most that hits raise a node above the level at once; the ghost's payload holds as much
 RING: Final = 16  # queues: priorities level … level + CREDIT
 FREQ_BITS: Final = 31  # where = priority << 31 | hits when queued
 FREQ_MASK: Final = (1 << FREQ_BITS) - 1
-HIT_CAP: Final = FREQ_MASK - 16  # room for a history on top
+HIT_CAP: Final = HITS - 16  # room for a history on top
 
 INITIAL: Final = 5  # LFU_INIT_VAL of Redis: a new key is not the first to go
 LOG_FACTOR: Final = 10  # lfu-log-factor's default
@@ -59,43 +59,61 @@ class Lfu(Policy):
         self.ghost_room = 0  # nodes for which the ghosts' table is large enough
 
     def added(self, node: Node) -> None:
+        if self.shadow is not None:
+            self._admitted(node)
         self.count += 1
         self.weight += node.weight
         if self.ghosts.now > 1:
             ghost = self.ghosts.recall(crc32(node.key))
             if ghost >= 0 and ghost >> PAYLOAD_BITS <= self.count:
                 node.freq += (ghost & CREDIT) + 1
-        self._queue(node, self.level + min(node.freq, CREDIT))
+        self._queue(node, self.level + min(node.freq & HITS, CREDIT))
+
+    def adopted(self, node: Node) -> None:
+        if self.shadow is not None:
+            self._admitted(node)
+        self.count += 1
+        self.weight += node.weight
+        self._queue(node, self.level + min(node.freq & HITS, CREDIT))
+
+    def _pop_any(self) -> Node | None:
+        for priority in range(self.level, self.level + RING):
+            node = self.ring[priority & 15].pop()
+            if node is not None:
+                return node
+        return None
 
     def _queue(self, node: Node, priority: int) -> None:
-        node.where = (priority << FREQ_BITS) | node.freq
+        node.where = (priority << FREQ_BITS) | (node.freq & HITS)
         self.ring[priority & 15].push(node)
 
     def _pop(self) -> Node | None:
-        if self.count == len(self.parked):
-            return None
         chances = MAX_SECOND_CHANCES
-        while True:
+        empty = 0  # queues in a row; not counted by nodes, as some may be parked, here or with `auto`
+        while empty < RING:
             node = self.ring[self.level & 15].pop()
             if node is None:
                 self.level += 1
+                empty += 1
                 continue
-            gained = node.freq - (node.where & FREQ_MASK)
+            empty = 0
+            gained = (node.freq & HITS) - (node.where & FREQ_MASK)
             if gained > 0 and chances:
                 chances -= 1
                 self._queue(node, self.level + min(gained, CREDIT))
                 continue
             return node
+        return None
 
     def _evicted(self, node: Node) -> None:
         if self.count > self.ghost_room:
             self.ghosts.ensure(self.count)
             self.ghost_room = len(self.ghosts)
-        self.ghosts.remember(crc32(node.key), min(node.freq, CREDIT))
+        self.ghosts.remember(crc32(node.key), min(node.freq & HITS, CREDIT))
 
     def _push_front(self, node: Node, where: int) -> None:
         # Its old priority may lie below the level by now; the front of the level is the next to go.
-        node.where = (self.level << FREQ_BITS) | node.freq
+        node.where = (self.level << FREQ_BITS) | (node.freq & HITS)
         self.ring[self.level & 15].push_front(node)
 
     def _unlink(self, node: Node) -> None:

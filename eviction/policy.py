@@ -13,8 +13,17 @@ The life of a node, seen from here:
                                               └─► removed
 
 Hits are the hot road, so most policies are not called for them at all: the keyspace itself does
-`if node.freq < hit_cap: node.freq += 1`, one attribute of an object it has just touched. Only a policy that says
-`needs_touch` gets `touched`.
+
+    if hit_cap:
+        if node.freq < hit_cap:             one attribute of an object it has just touched
+            node.freq += 1
+        elif node.freq > hit_cap:
+            policy.touched(node)
+
+where hit_cap is -1 for a policy that says `needs_touch`, so that it gets `touched` for every hit. The others get it for
+*marked* nodes alone: those of the sample that a miniature simulation follows (shadow.py) have the bit SAMPLED in their
+counter, which lifts it above any cap. That costs the hits of all others nothing. Whoever else reads a hit counter
+reads `node.freq & HITS`. A counter may exceed a policy's own cap, for the policies of one database may differ.
 
 `removed` is O(1) everywhere. Policies built on deques cannot delete from the middle; they note the record as dead and
 skip it later (node_queue.py), which is why an Entry must keep the identity hash: no `__eq__` in a subclass of Node.
@@ -34,6 +43,9 @@ MAX_PINNED_POPS: Final = 16
 # 128 costs none.
 MAX_SECOND_CHANCES: Final = 128
 
+SAMPLED: Final = 1 << 29  # in Node.freq: touched must be called for its hits; the largest bit of a one-digit integer
+HITS: Final = SAMPLED - 1  # the rest of Node.freq: the counter
+
 NOWHERE: Final = 0  # Node.where: in no policy
 PARKED: Final = -1  # Node.where: popped while pinned, still counted, waits for unpinned or removed
 
@@ -44,6 +56,19 @@ class RandomSource(Protocol):
     def randrange(self, stop: int, /) -> int: ...
 
 
+class AccessLog(Protocol):
+    """Who wants to hear of every request for a sample of the keys: eviction.shadow.Shadow."""
+
+    def sampled(self, key: bytes) -> bool:
+        """Is this key in the sample?"""
+
+    def access(self, key: bytes, weight: int) -> None:
+        """A request for a key of the sample."""
+
+    def forget(self, key: bytes) -> None:
+        """A key of the sample was deleted or has expired."""
+
+
 class Node:
     """The part of a cache entry that an eviction policy knows; the keyspace's Entry inherits it."""
 
@@ -52,8 +77,19 @@ class Node:
     def __init__(self, key: bytes, weight: int) -> None:
         self.key = key
         self.weight = weight  # bytes; change it, then call resized
-        self.freq = 0  # hits, as far as the policy's hit_cap lets them count
+        self.freq = 0  # hits, as far as the policy's hit_cap lets them count; and the bit SAMPLED
         self.where = 0  # policy-private; 0 = in no policy, -1 = parked, the rest is the policy's business
+
+
+class CostOf(Protocol):
+    """What a node's last load cost, in any unit; 0.0 = it was not loaded, or that is not known."""
+
+    def __call__(self, node: Node, /) -> float: ...
+
+
+def never_pinned(node: Node) -> bool:
+    """For `victim`, where no node can be dirty."""
+    return False
 
 
 class PolicyStats(NamedTuple):
@@ -84,6 +120,7 @@ class Policy(ABC):
         self.weight = 0  # their total weight
         self.capacity = 0  # bytes this policy's nodes may take; 0 = unknown: the current weight stands in
         self.parked: dict[Node, int] = {}  # pinned when popped → the `where` to restore
+        self.shadow: AccessLog | None = None  # follows a sample of the keys
 
     # -- what the shard tells ------------------------------------------------------------------------------------------
 
@@ -91,8 +128,24 @@ class Policy(ABC):
     def added(self, node: Node) -> None:
         """A node enters; its `where` must be 0. Never fails, never evicts."""
 
-    def touched(self, node: Node) -> None:  # noqa: B027 - only for policies that set needs_touch
-        """A hit on a node; called only when `needs_touch`."""
+    def touched(self, node: Node) -> None:
+        """A hit on a node: on any when `needs_touch`, else on one that is marked SAMPLED."""
+        if node.freq & HITS < self.hit_cap:
+            node.freq += 1
+        if node.freq >= SAMPLED:
+            self._followed(node)
+
+    def weigh_costs(self, cost_of: CostOf | None) -> None:
+        """Let what is dear to load stay longer; None: all alike. ValueError if this policy has no way to do it."""
+        if cost_of is not None:
+            raise ValueError(f"the policy {self.name!r} does not weigh what a load costs; s3-fifo does")
+
+    def observe(self, shadow: AccessLog | None) -> None:
+        """Let this one hear of every request for its sample from now on; None: nobody. Nodes that are here already are
+        marked only when they are admitted anew or adopted."""
+        self.shadow = shadow
+        if not self.needs_touch:
+            self.hit_cap = max(1, self.hit_cap)  # at 0 the keyspace does not look at the counter at all
 
     def resized(self, node: Node, old_weight: int) -> None:
         """A write changed `node.weight`, which used to be `old_weight`."""
@@ -113,6 +166,8 @@ class Policy(ABC):
         else:
             self._unlink(node)
         node.where = NOWHERE
+        if node.freq >= SAMPLED:
+            self._forgotten(node)
 
     def deadline_changed(self, node: Node, deadline_ms: int) -> None:  # noqa: B027 - only for policies that ask
         """The node expires at `deadline_ms`, 0 = never; for policies that set `needs_deadlines`, after `added` too."""
@@ -153,12 +208,17 @@ class Policy(ABC):
         yield from self.parked
         yield from self._members()
 
+    def adopted(self, node: Node) -> None:
+        """A node enters that another policy held, with its hits; its `where` must be 0. As `added` if nothing better is
+        known of it."""
+        self.added(node)
+
     def adopt(self, nodes: Iterable[Node]) -> None:
         """Take over the nodes of a policy that is being replaced, which must not be used any more."""
         for node in nodes:
             node.where = NOWHERE
-            node.freq = min(node.freq, self.hit_cap)
-            self.added(node)
+            node.freq = min(node.freq & HITS, self.hit_cap)
+            self.adopted(node)
 
     def clear(self) -> None:
         """Forget everything, remembered ghosts too (FLUSHALL)."""
@@ -185,11 +245,37 @@ class Policy(ABC):
         assert len(seen) == self.count, f"counted {self.count}, found {len(seen)}"
         assert weight == self.weight, f"weight {self.weight}, found {weight}"
 
+    # -- the sample ----------------------------------------------------------------------------------------------------
+
+    def _admitted(self, node: Node) -> None:
+        # For `added`, when there is a shadow: mark the node if it belongs to the sample; that it came is a request.
+        shadow = self.shadow
+        if shadow is not None and shadow.sampled(node.key):
+            node.freq |= SAMPLED
+            shadow.access(node.key, node.weight)
+
+    def _followed(self, node: Node) -> None:
+        # A hit on a marked node. The sample may have shrunk meanwhile; then the mark goes.
+        shadow = self.shadow
+        if shadow is not None and shadow.sampled(node.key):
+            shadow.access(node.key, node.weight)
+        else:
+            node.freq &= HITS
+
+    def _forgotten(self, node: Node) -> None:
+        node.freq &= HITS
+        if self.shadow is not None:
+            self.shadow.forget(node.key)
+
     # -- what a subclass fills in --------------------------------------------------------------------------------------
 
     @abstractmethod
     def _pop(self) -> Node | None:
         """Take the next victim out of the order, leaving `where` as it was; None when the order is empty."""
+
+    def _pop_any(self) -> Node | None:
+        """Take a node out of the order for another policy: as _pop, but no hit is used up by judging it."""
+        return self._pop()
 
     @abstractmethod
     def _push_front(self, node: Node, where: int) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final, cast
 
+from eviction.auto import Auto
 from eviction.fifo import Fifo
 from eviction.lfu import Lfu
 from eviction.lru import Lru
@@ -24,6 +25,7 @@ POLICIES: Final[dict[str, type[Policy]]] = {
     "sieve": Sieve,
     "s3-fifo": S3Fifo,
     "w-tinylfu": WTinyLfu,
+    "auto": Auto,
 }
 DEFAULT_POLICY: Final = "s3-fifo"
 SCOPES: Final = ("all", "volatile")

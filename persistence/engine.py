@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from itertools import count, islice
 from typing import Final
 
+from persistence.arrivals import Arrivals
 from persistence.backlog import weight_of
 from persistence.breaker import Breaker
 from persistence.change import DELETE, EXPIRY, NEVER, WRITE, Change
@@ -97,7 +98,7 @@ class Engine:
         self.active = bool(self.prefixes)
         self.locks = KeyLocks()
         self.lifetimes = Lifetimes(memory, clock, random)
-        self.loader = Loader(clock, self)
+        self.loader = Loader(clock, Arrivals(memory, clock, self.lifetimes, self._is_uncertain))
         self.groups = {name: GroupCommit(store, self.breakers[name]) for name, store in stores.items()}
         self.queues: dict[str, WriteBehind] = {}
         self._open_queues()
@@ -190,7 +191,7 @@ class Engine:
                 # Nothing is computed from a stale value.
                 plan.last_resort.discard(key)
                 plan.stale.pop(key, None)
-                if self._missing(target):
+                if self.missing(target):
                     plan.ready = False
 
     def plan_reads_of(self, plan: Plan, keys: Iterable[bytes], may_be_stale: bool = True) -> None:
@@ -267,12 +268,15 @@ class Engine:
             return None
         return target if self._lacks(target, entry) else None
 
-    def _missing(self, target: Target) -> bool:
-        # Must the store be asked before anything can be said of this key? Unsaved changes → memory → negative → load.
+    def missing(self, target: Target) -> bool:
+        """Must the store be asked before anything can be said of this key?
+
+        Unsaved changes → memory → negative → load.
+        """
         return self._lacks(target, self.memory.held(target.key))
 
     def _lacks(self, target: Target, entry: Held | None) -> bool:
-        # `_missing` for whoever has looked at memory already.
+        # `missing` for whoever has looked at memory already.
         key = target.key
         prefix = target.prefix
         now = self.memory.now_ms
@@ -391,7 +395,7 @@ class Engine:
             await self._sit_out_quarantine(plan.store_writes)
         while True:
             self.memory.now_ms = self.clock.now_ms()
-            missing = [target for key, target in plan.must_load.items() if key not in loaded and self._missing(target)]
+            missing = [target for key, target in plan.must_load.items() if key not in loaded and self.missing(target)]
             if self.loader.joint:
                 asked = [*missing, *[plan.must_load[key] for key in loaded]]
                 if asked and await self.loader.wait_written(
@@ -413,7 +417,7 @@ class Engine:
                 except StoreError as error:
                     if isinstance(error, LoadTimeout) and not flight.done:
                         target.prefix.counters.load_timeouts += 1
-                    if not self._missing(target):
+                    if not self.missing(target):
                         # Written meanwhile.
                         continue
                     # As it is now, not as it was before the wait.
@@ -449,7 +453,7 @@ class Engine:
 
     def _is_uncertain(self, target: Target) -> bool:
         # May the row be about to change, or does it lack a change of ours?
-        if self._is_quarantined(target.key):
+        if self._quarantine and self._is_quarantined(target.key):
             return True
         prefix = target.prefix
         return prefix.rule.write == WRITE_BEHIND and self.queue_of(prefix).unsaved(target) is not None
@@ -474,28 +478,34 @@ class Engine:
         now = memory.now_ms
         for key, (kind, value) in plan.stale.items():
             entry = memory.held(key)
-            if entry is not None and _is_current(entry, now):
+            if entry is not None and is_current(entry, now):
                 continue
             # It has hardly a future: a moment, within which this command surely runs.
             view.stage_loaded(key, kind, value, now + STALE_MOMENT_MS)
         for key, result in loaded.items():
             entry = memory.held(key)
-            if entry is not None and _is_current(entry, now):
+            if entry is not None and is_current(entry, now):
                 # Cached by its flight, or written meanwhile: memory is at least as new.
                 continue
-            prefix = plan.must_load[key].prefix
-            if result is None or (self.loader.is_writing(key) and prefix.is_negative(key, now)):
-                # While the next write is on its way the answer may be newer than "no such row", which everybody else
-                # sees until that write is published.
-                view.stage_absent(key)
-            else:
-                deadline_ms = self.lifetimes.seen_deadline(prefix, result, now)
-                view.stage_loaded(key, result.kind, result.value, deadline_ms)
+            self.stage_row(plan.must_load[key], result, view)
         for key, target in plan.targets.items():
             if target.prefix.store is not None and not target.prefix.rule.generic:
                 view.managed.add(key)
             if key in plan.store_writes and key not in plan.must_load and not self._known_absent(target):
                 view.unknown.add(key)
+
+    def stage_row(self, target: Target, result: Loaded | None, view: View) -> None:
+        """Let a command see what was loaded for it of a key that memory does not hold."""
+        key = target.key
+        prefix = target.prefix
+        now = self.memory.now_ms
+        if result is None or (self.loader.is_writing(key) and prefix.is_negative(key, now)):
+            # While the next write is on its way the answer may be newer than "no such row", which everybody else
+            # sees until that write is published.
+            view.stage_absent(key)
+        else:
+            deadline_ms = self.lifetimes.seen_deadline(prefix, result, now)
+            view.stage_loaded(key, result.kind, result.value, deadline_ms)
 
     def stage_now(self, plan: Plan, view: View) -> None:
         """`prepare` for a plan that has nothing to wait for."""
@@ -699,6 +709,10 @@ class Engine:
         self._quarantine.pop(target.key, None)
         self._quarantine[target.key] = now + straggling_ms(store)
 
+    def has_quarantine(self) -> bool:
+        """Is any key's outcome unknown?"""
+        return bool(self._quarantine)
+
     def _is_quarantined(self, key: bytes) -> bool:
         until = self._quarantine.get(key) if self._quarantine else None
         if until is None:
@@ -711,7 +725,7 @@ class Engine:
     def holds(self, target: Target) -> bool:
         """Can memory answer for this key without asking the store?"""
         entry = self.memory.held(target.key)
-        if entry is not None and _is_current(entry, self.memory.now_ms):
+        if entry is not None and is_current(entry, self.memory.now_ms):
             return True
         prefix = target.prefix
         return prefix.rule.write == WRITE_BEHIND and self.queue_of(prefix).unsaved(target) is not None
@@ -731,60 +745,7 @@ class Engine:
                     await self.clock.sleep(wait_ms / 1000)
                 self._quarantine.pop(key, None)
 
-    # -- what loads and flushes report --------------------------------------------------------------------------------
-
-    def loaded(self, flight: Flight) -> None:
-        """A load's answer may be cached (Installer)."""
-        target = flight.target
-        key = target.key
-        prefix = target.prefix
-        memory = self.memory
-        now = self.clock.now_ms()
-        entry = memory.held(key)
-        if entry is not None and entry.lease is not None and entry.lease.dirty_seq:
-            return
-        if self._is_uncertain(target):
-            return
-        result = flight.result
-        if flight.refresh:
-            prefix.counters.refreshes += 1
-            if result is None:
-                prefix.counters.refreshes_dropped += 1
-            elif entry is not None and entry.value != result.value:
-                prefix.counters.refreshes_changed += 1
-        changed = entry is not None and (result is None or entry.value != result.value)
-        if result is None:
-            if entry is not None:
-                memory.drop(key)
-            prefix.remember_absent(key, now)
-            if changed:
-                memory.touch_watchers(key)
-            return
-        prefix.forget_absent(key)
-        ttl_ms = self.lifetimes.ttl_ms(prefix.rule)
-        until_ms = now + ttl_ms if ttl_ms else NEVER
-        deadline_ms = result.expires_ms - self.clock.wall_offset_ms() if result.expires_ms != NEVER else NEVER
-        if not prefix.rule.generic:
-            deadline_ms = until_ms
-        entry = memory.install(key, result.kind, result.value, deadline_ms)
-        lease = Lease(prefix, now, flight.cost_ms, ttl_ms, until_ms)
-        if prefix.rule.tags:
-            assert prefix.mapping is not None
-            lease.tags = prefix.mapping.tags_of(target.row_key, result.value)
-        self.lifetimes.attach(entry, lease, now)
-        if changed:
-            memory.touch_watchers(key)
-
-    def overtaken(self, flight: Flight) -> None:
-        """A refresh brought nothing that may be kept (Installer): the next reader may try again."""
-        entry = self.memory.held(flight.target.key)
-        if entry is not None and entry.lease is not None and entry.lease.refreshing:
-            entry.lease.refreshing = False
-            entry.soft_ms = min(entry.soft_ms, self.clock.now_ms())
-
-    def load_failed(self, flight: Flight) -> None:
-        """A load ended in an error (Installer)."""
-        self.lifetimes.put_off(flight.target.key)
+    # -- what reads and flushes ask for -------------------------------------------------------------------------------
 
     def _renew(self, entry: Held, lease: Lease) -> None:
         # Near the end of its life and read again.
@@ -916,10 +877,18 @@ class Engine:
         self.loader.fence_all()
         for prefix in self.prefixes.values():
             prefix.negatives.clear()
+            prefix.keys = 0
+            prefix.bytes = 0
 
     def unsaved(self) -> int:
         """Keys with changes that no store has yet."""
         return sum(queue.count() for queue in self.queues.values())
+
+    def hurry(self) -> None:
+        """Memory is short of what may go: save what is unsaved without waiting for its delay, where the store is well."""
+        for queue in self.queues.values():
+            if queue.count() and not queue.down_since_ms:
+                queue.hurry()
 
     # -- start and stop -----------------------------------------------------------------------------------------------
 
@@ -966,8 +935,8 @@ class Engine:
         return left
 
 
-def _is_current(entry: Held, now: int) -> bool:
-    # May this entry be served without asking anybody?
+def is_current(entry: Held, now: int) -> bool:
+    """May this entry be served without asking anybody?"""
     lease = entry.lease
     if entry.deadline_ms <= now:
         return False

@@ -63,6 +63,8 @@ _SYNC_S: Final = 1.0
 _RETRY_S: Final = 1.0
 # The file of dead letters is written anew when it is that large and twice what its letters need.
 _COMPACT_LEAST: Final = 64 << 10
+# Segments from which on it is looked whether a few old records hold up the rest.
+_HELD_UP_SEGMENTS: Final = 3
 
 
 class Journal:
@@ -320,6 +322,30 @@ class Journal:
         for number in (*self._ledger.batches, *self._decided):
             least = min(least, number)
         return least
+
+    def held_up(self, backlog: int) -> int:
+        """The sequence that the newest segment begins with, if the others are kept for a few old records; else 0.
+
+        `backlog` is how many bytes recording once more what is unsaved would take: at most half of what is there, so
+        doing it costs at most as much writing again as there has been. While changes are refused only a little is
+        recorded, because flushes need what is left of the room.
+        """
+        segments = self._writer.segments
+        if self.failure is not None or len(segments) < _HELD_UP_SEGMENTS or 2 * backlog > self._writer.bytes_used():
+            return 0
+        if self.refusing and 4 * backlog > segments[-1].size:
+            return 0
+        newest = segments[-1].first
+        return newest if self._ledger.floor(self.next_seq) < newest else 0
+
+    def restate(self, item: Item, change: Change, below: int) -> int:
+        """Record an unsaved change once more, if a record older than `below` is of it: its new sequence, else 0."""
+        prefix, key, _ = item
+        if not 0 < self._ledger.needed_from(prefix, key) < below:
+            return 0
+        seq = self.append(prefix, change, ours=True)
+        self.settle((item,))
+        return seq
 
     def stats(self) -> JournalStats:
         """The journal now."""

@@ -97,6 +97,12 @@ class Ledger:
             entry.first = seq
         return pack_change(prefix, change, partial, existed, entry.first_ms, wall_offset_ms)
 
+    def needed_from(self, prefix: str, key: bytes) -> int:
+        """The oldest record that an unsaved key needs; 0 when nothing of it is unsaved. O(1)."""
+        keys = self._prefixes.get(prefix)
+        entry = keys.get(key) if keys is not None else None
+        return entry.first if entry is not None else 0
+
     def restore(self, chain: list[Recorded]) -> None:
         """Note the records of one key that recovery found, oldest first."""
         newest = chain[-1]

@@ -69,7 +69,7 @@ class Lifetimes:
         entry.lease = lease
         rule = prefix.rule
         soft_ms = min(entry.deadline_ms, lease.until_ms)
-        if lease.until_ms != NEVER:
+        if prefix.ages and lease.until_ms != NEVER:
             stale_s = max(rule.stale_while_revalidate_s, rule.stale_if_error_s)
             lease.stale_until_ms = lease.until_ms + int(stale_s * 1000)
             if rule.read == REFRESH_AHEAD and lease.ttl_ms:

@@ -26,6 +26,10 @@ differently:
     1. MULTI writes a and b; flight B is sent and reads the old b; the transaction commits
     2. GET a is sent, reads the new a and is answered
     3. GET b would join B, and the client sees half of a transaction, or on one key time running backwards
+
+Who waits. A command with steps of its own before and after the load is a task and awaits the flight. Most of what waits
+is a single read, which has none: it is *parked*, and called back when its flights have landed, all of a batch in one
+loop. A task, its future and its timer cost three times what the load itself costs.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from persistence.errors import LoadTimeout, StoreError, StoreRejected, StoreTimeout
@@ -55,6 +59,8 @@ SLOWER_THAN_USUAL: Final = 2.0
 SLOW_S: Final = 0.002
 # Weight of the newest statement in what is usual.
 _NEWEST: Final = 0.2
+# Parked commands share one timer; what it finds just before its time waits for the next round, so long at most.
+_LATENESS_S: Final = 0.02
 
 
 class Installer(Protocol):
@@ -73,7 +79,7 @@ class Installer(Protocol):
 class Flight:
     """One key being loaded."""
 
-    __slots__ = ("claimed", "cost_ms", "done", "error", "fenced", "refresh", "result", "target", "waiters")
+    __slots__ = ("claimed", "cost_ms", "done", "error", "fenced", "parked", "refresh", "result", "target", "waiters")
 
     def __init__(self, target: Target, refresh: bool, claimed: bool) -> None:
         self.target = target
@@ -89,6 +95,8 @@ class Flight:
         self.error: StoreError | None = None
         self.cost_ms = 0.0
         self.waiters: list[asyncio.Future[None]] = []
+        # Commands that are called back; None: none yet.
+        self.parked: list[Parked] | None = None
 
     async def wait(self, timeout_s: float) -> Loaded | None:
         """The value, or None for no such row; raises the load's error, or LoadTimeout after `timeout_s` seconds."""
@@ -121,6 +129,45 @@ def _expire(turn: asyncio.Future[None]) -> None:
         turn.set_exception(LoadTimeout("the load did not finish in time"))
 
 
+class Parked:
+    """A command without a task that waits for flights; a subclass knows how it goes on."""
+
+    __slots__ = ("_is_due", "_told", "fences", "flights", "left", "until_s")
+
+    def __init__(self) -> None:
+        self._told: Callable[[object], None] | None = None
+        # Nothing is waited for any more but somebody to be told.
+        self._is_due = False
+        self.flights: list[Flight] = []
+        # Flights that have not landed; below zero: it waits for them no more.
+        self.left = 0
+        # The loop's time at which it has waited long enough.
+        self.until_s = 0.0
+        # Fences there had been when it was parked.
+        self.fences = 0
+
+    def answer(self) -> object:
+        """The reply, now that every flight has landed or `until_s` has come."""
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        """Go on; called by the loader."""
+        if self._told is None:
+            self._is_due = True
+        else:
+            self._told(self.answer())
+
+    def answer_to(self, told: Callable[[object], None]) -> None:
+        """Call this one with the reply, now or later, once."""
+        self._told = told
+        if self._is_due:
+            told(self.answer())
+
+    def close(self) -> None:
+        """Nobody wants the reply any more."""
+        self.left = -1
+
+
 class Watch:
     """Keys that one command reads together, while it waits for some of them."""
 
@@ -136,18 +183,22 @@ class Loader:
     """All loads under way, for all prefixes."""
 
     __slots__ = (
+        "_awaited",
         "_clock",
         "_flights",
         "_gathering",
         "_installer",
         "_keys_running",
         "_late_s",
+        "_ready",
         "_running",
         "_scheduled",
+        "_sweeping",
         "_tasks",
         "_usual_s",
         "_watches",
         "_writing",
+        "fences",
         "joint",
     )
 
@@ -171,6 +222,14 @@ class Loader:
         # Key → watches of commands that read it together with others.
         self._watches: dict[bytes, list[Watch]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        # Flights for which somebody is parked, in the order in which the first one was; and those to be called back
+        # when the batch that is landing has landed as a whole.
+        self._awaited: dict[Flight, None] = {}
+        self._ready: list[Parked] = []
+        # The timer of those who are parked is set.
+        self._sweeping = False
+        # Times that anything was fenced: as long as it stands still, nothing that is managed was written or voided.
+        self.fences = 0
 
     def request(self, target: Target, refresh: bool = False, ahead: bool = False, unasked: bool = False) -> Flight:
         """The flight that answers this key: one under way, or a new one.
@@ -200,8 +259,49 @@ class Loader:
         self._schedule(prefix)
         return flight
 
+    def park(self, parked: Parked, targets: list[Target]) -> None:
+        """Load these, and call back when all have landed, or after the longest of their `load_timeout`s."""
+        timeout_s = 0.0
+        for target in targets:
+            flight = self.request(target)
+            parked.flights.append(flight)
+            if flight.parked is None:
+                flight.parked = [parked]
+                self._awaited[flight] = None
+            else:
+                flight.parked.append(parked)
+            timeout_s = max(timeout_s, target.prefix.rule.load_timeout_s)
+        parked.left = len(targets)
+        parked.fences = self.fences
+        loop = asyncio.get_running_loop()
+        parked.until_s = loop.time() + timeout_s
+        if not self._sweeping:
+            self._sweeping = True
+            loop.call_later(timeout_s, self._sweep)
+
+    def _sweep(self) -> None:
+        # Whose time has come is called back without a landing. O(commands parked), a few times per timeout.
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        next_s = 0.0
+        late: list[Parked] = []
+        for flight in self._awaited:
+            for parked in flight.parked or ():
+                if parked.left <= 0:
+                    continue
+                if parked.until_s <= now_s:
+                    parked.left = -1
+                    late.append(parked)
+                elif not next_s or parked.until_s < next_s:
+                    next_s = parked.until_s
+        self._sweeping = next_s > 0
+        if self._sweeping:
+            loop.call_later(max(next_s - now_s, _LATENESS_S), self._sweep)
+        self._call_back(late)
+
     def fence(self, key: bytes) -> None:
         """The key changes: what is being loaded for it is too old to be kept or to be given to later askers."""
+        self.fences += 1
         flight = self._flights.pop(key, None)
         if flight is not None:
             flight.fenced = True
@@ -229,12 +329,14 @@ class Loader:
         """`fence` for every key of a prefix. O(loads under way)."""
         for key in [key for key, flight in self._flights.items() if flight.target.prefix is prefix]:
             self.fence(key)
+        self.fences += 1
         self._break_watches()
 
     def fence_all(self) -> None:
         """`fence` for every key."""
         for key in list(self._flights):
             self.fence(key)
+        self.fences += 1
         self._break_watches()
 
     def _break_watches(self) -> None:
@@ -356,6 +458,18 @@ class Loader:
             self._keys_running[prefix] -= len(batch)
             if self._gathering[prefix]:
                 self._schedule(prefix)
+        # Not before all of the batch is in memory: a command may wait for several of its keys, and what one command
+        # does next may concern another's.
+        ready, self._ready = self._ready, []
+        self._call_back(ready)
+
+    def _call_back(self, ready: list[Parked]) -> None:
+        for parked in ready:
+            try:
+                parked.resume()
+            except Exception:
+                # A bug of ours in one command must not leave the others waiting.
+                log.exception("a command that waited for a load failed")
 
     async def _load(self, prefix: ManagedPrefix, batch: list[Flight]) -> None:
         breaker = prefix.breaker
@@ -423,3 +537,9 @@ class Loader:
         if self._flights.get(key) is flight:
             del self._flights[key]
         flight.land()
+        if flight.parked is not None:
+            del self._awaited[flight]
+            for parked in flight.parked:
+                parked.left -= 1
+                if not parked.left:
+                    self._ready.append(parked)

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from persistence.breaker import Breaker
 from persistence.errors import MappingRejected, StoreDown, StoreTimeout
 from persistence.mapping import Mapping, MappingError, build_mapping
-from persistence.prefixes import PrefixRule
+from persistence.prefixes import REFRESH_AHEAD, PrefixRule
 from persistence.rows import RowKey
 from persistence.stores.base import Store
 
@@ -101,6 +101,7 @@ class ManagedPrefix:
     """A rule, what it needs to act, and what it has counted."""
 
     __slots__ = (
+        "ages",
         "breaker",
         "bytes",
         "counters",
@@ -117,6 +118,10 @@ class ManagedPrefix:
 
     def __init__(self, rule: PrefixRule, store: Store | None, breaker: Breaker) -> None:
         self.rule = rule
+        # Is a copy more than fresh or gone: renewed before its end, or served after it?
+        self.ages = bool(
+            rule.read == REFRESH_AHEAD or rule.early_expiry or rule.stale_while_revalidate_s or rule.stale_if_error_s
+        )
         # Shared by all prefixes of the store.
         self.breaker = breaker
         # None only when both strategies are cache-aside.

@@ -329,7 +329,7 @@ class _ChildBuilder(_Builder):
             )
 
     def _check_score(self, score: Field) -> None:
-        if score.column in (*self.rule.template.names, self.rule.column):
+        if score.column == self.rule.column or score.column in self.rule.template.names:
             raise self.fail(f"the scores' column {score.column!r} is part of the child row's key")
         if not self._is_number(score.codec, self.columns[score.column].type):
             raise self.fail(

@@ -12,7 +12,7 @@ Matching costs one slice and one dictionary look-up per *distinct head length*: 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 CACHE_ASIDE: Final = "cache-aside"
@@ -35,6 +35,9 @@ _CAPTURE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::([A-Za-z0-9_]+))?\}")
 # A bigint has at most 19 digits; longer ones cannot be a key column and are left unmapped.
 _INT = rb"(0|-?[1-9][0-9]{0,18})"
 _UUID = rb"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"
+# Fewer digits than this are in range for sure.
+_SURE_DIGITS: Final = 19
+_ZERO: Final = ord("0")
 _BIGINT_MIN: Final = -(1 << 63)
 _BIGINT_MAX: Final = (1 << 63) - 1
 
@@ -48,7 +51,7 @@ class TemplateError(ValueError):
 class Template:
     """A key template, compiled. `head` is the literal beginning, `names` and `types` the captures in order."""
 
-    __slots__ = ("_ints", "_pattern", "head", "names", "text", "types")
+    __slots__ = ("_ints", "_is_number", "_pattern", "head", "names", "text", "types")
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -87,6 +90,8 @@ class Template:
         self._ints = tuple(kind == "int" for kind in types)
         # Without captures every key that begins with the head belongs to the rule (the generic table).
         self._pattern = re.compile(pattern, re.DOTALL) if names else None
+        # The commonest form, a head and one number.
+        self._is_number = self.types == ("int",) and not tail
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Template) and self.text == other.text
@@ -109,6 +114,11 @@ class Template:
         """The values that `key` gives to the captures, or None when it does not fit. O(length of key)."""
         if self._pattern is None:
             return ()
+        if self._is_number:
+            digits = key[len(self.head) :]
+            # As the pattern would read it; a sign, or so many digits that they may be out of range, it reads itself.
+            if digits.isdigit() and len(digits) < _SURE_DIGITS and digits[0] != _ZERO and key.startswith(self.head):
+                return (int(digits),)
         match = self._pattern.fullmatch(key)
         if match is None:
             return None
@@ -158,7 +168,8 @@ class PrefixRule:
     load_batch: int = 256
     write_delay_s: float = 1.0
     write_batch: int = 1000
-    max_dirty: int = 64 << 20
+    # (A rule whose budget alone has changed is the same rule: what is cached under it stays.)
+    max_dirty: int = field(default=64 << 20, compare=False)
     on_full: str = "block"  # block | reject | write-through
     retry_limit: int = 5
     on_dead: str = "drop"  # drop | keep

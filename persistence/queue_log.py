@@ -87,6 +87,10 @@ class QueueLog:
         if self._journal is not None:
             self._journal.discard(prefix, seq)
 
+    def restate(self, item: Item, change: Change, below: int) -> int:
+        """Record an unsaved change once more, if a record older than `below` is of it: its new sequence, else 0."""
+        return self._journal.restate(item, change, below) if self._journal is not None else 0
+
     def bury(self, item: Item, sqlstate: str, message: str, attempts: int, change: Change) -> int:
         """A change becomes a dead letter: its id."""
         if self._journal is None:

@@ -25,6 +25,9 @@ async def reload(engine: Engine, rules: RuleTable, timeout_s: float) -> list[str
     for prefix in leaving:
         engine.bump(prefix)
     engine.adopt(rules, prefixes)
+    for rule in rules.rules:
+        # Equal, but perhaps with other budgets.
+        prefixes[rule.name].rule = rule
     if changed:
         _sweep(engine)
     return []

@@ -100,18 +100,21 @@ class RowOp:
 def group_ops(ops: Sequence[RowOp]) -> list[list[int]]:
     """Positions in `ops` by (mapping, verb, columns), in order of appearance; within a group sorted by row key.
 
-    One group is one statement. Sorted keys let concurrent writers lock rows in the same order. Ops on child tables are
-    left out: they are divided by member (child_rows.py).
+    One group is one statement, of at most the rule's `write_batch` rows. Sorted keys let concurrent writers lock rows
+    in the same order. Ops on child tables are left out: they are divided by member (child_rows.py).
     """
     groups: dict[tuple[int, int, tuple[str, ...]], list[int]] = {}
     for position, op in enumerate(ops):
         if op.mapping.has_children:
             continue
         groups.setdefault((id(op.mapping), op.verb, op.columns), []).append(position)
+    parts: list[list[int]] = []
     for positions in groups.values():
         if len(positions) > 1:
             positions.sort(key=lambda position: cast(tuple[str, ...], ops[position].key))
-    return list(groups.values())
+        most = ops[positions[0]].mapping.rule.write_batch
+        parts += [positions[start : start + most] for start in range(0, len(positions), most)]
+    return parts
 
 
 class Loaded:
@@ -223,6 +226,9 @@ class Mapping:
 
         GenericMapping raises RowRejected for a key that is not text.
         """
+        if len(captures) == 1:
+            only = key_value(self._key_codecs[0], captures[0])
+            return None if only is None else (only,)
         values: list[object] = []
         for codec, capture in zip(self._key_codecs, captures, strict=True):
             value = key_value(codec, capture)
@@ -498,11 +504,15 @@ class ColumnMapping(Mapping):
 
     kind = STRING
 
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
+        self._reader = self.fields[0].codec.field
+
     def _text_of(self, column: str, value: object) -> bytes | None:
         return cast(bytes, value) if column == self.fields[0].column else None
 
     def value_of(self, key: RowKey, row: Row) -> Loaded | None:
-        return None if row[0] is None else Loaded(STRING, self.fields[0].codec.field(row[0]), NEVER)
+        return None if row[0] is None else Loaded(STRING, self._reader(row[0]), NEVER)
 
     def _replace(self, key: RowKey, change: Change, wall_offset_ms: int) -> tuple[RowOp, object]:
         field = self.fields[0]

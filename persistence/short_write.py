@@ -38,12 +38,15 @@ class ShortWrite:
         queue = engine.queues[rule.store]
         if queue.bytes_of(prefix) >= rule.max_dirty:
             return 0
-        captures = rule.template.captures(key)
-        row_key = mapping.row_key_of(key, captures) if captures is not None else None
-        if row_key is None:
-            return 0
-        change = Change(key, WRITE, STRING, value, None, NEVER, None)
-        seq = written[rule.store] = queue.add(Target(key, prefix, row_key), change, len(value))
+        seq = queue.add_text_again(prefix, key, value)
+        if not seq:
+            captures = rule.template.captures(key)
+            row_key = mapping.row_key_of(key, captures) if captures is not None else None
+            if row_key is None:
+                return 0
+            change = Change(key, WRITE, STRING, value, None, NEVER, None)
+            seq = queue.add(Target(key, prefix, row_key), change, len(value))
+        written[rule.store] = seq
         engine.loader.fence(key)
         if prefix.negatives:
             prefix.forget_absent(key)

@@ -34,7 +34,7 @@ from typing import Final
 
 from persistence.backlog import joint_weight
 from persistence.breaker import Breaker
-from persistence.change import DELETE, NEVER, WRITE, Change
+from persistence.change import DELETE, NEVER, STRING, WRITE, Change
 from persistence.dead_letters import DeadLetter, DeadLetters
 from persistence.errors import (
     JournalError,
@@ -74,6 +74,11 @@ BACKOFF_MOST_S: Final = 2.0
 STOPPED_RETRY_S: Final = 5.0
 # How long a row that somebody else holds is left alone: trying it may take as long as the store waits for a lock.
 LOCKED_RETRY_S: Final = 1.0
+# Statements of one prefix in one transaction: what a transaction costs by itself (announcing it, COMMIT) is divided by
+# that many times `write_batch` rows.
+STATEMENTS: Final = 4
+# Rows that are made ready, or noted as saved, before clients get a turn: some milliseconds.
+_SLICE: Final = 250
 # How long the queue sleeps when nothing is due: whoever adds something wakes it.
 _IDLE_S: Final = 3600.0
 # Added to the server-side statement timeout before a key whose write had an unknown outcome is trusted again.
@@ -211,6 +216,33 @@ class WriteBehind:
             self._wake.set()
         self._start()
         return self._seq
+
+    def add_text_again(self, prefix: ManagedPrefix, key: bytes, value: bytes) -> int:
+        """`add` for a plain SET of a key of which a plain value is unsaved already: its sequence; 0 when there is none.
+
+        Then nothing has been done. The commonest case of coalescing, without a Change of its own.
+        """
+        queue = self._dirty.get(prefix)
+        pending = queue.get(key) if queue is not None else None
+        if pending is None:
+            return 0
+        change = pending.change
+        if change.verb != WRITE or change.kind != STRING or change.members is not None:
+            return 0
+        before, deadline_ms = change.value, change.deadline_ms
+        change.value, change.deadline_ms = value, NEVER
+        try:
+            seq = self.log.record(prefix.rule.name, change)
+        except JournalError:
+            change.value, change.deadline_ms = before, deadline_ms
+            raise
+        self._seq = pending.seq = seq
+        pending.attempts = 0
+        weight = len(value) + len(key) + PENDING_OVERHEAD
+        self._bytes[prefix] += weight - pending.bytes
+        pending.bytes = weight
+        prefix.counters.coalesced += 1
+        return seq
 
     def _start(self) -> None:
         if self._task is None:
@@ -554,7 +586,7 @@ class WriteBehind:
                 next_ms = min(next_ms, next(iter(queue.values())).not_before_ms)
                 continue
             delay_ms = int(prefix.rule.write_delay_s * 1000)
-            most = prefix.rule.write_batch
+            most = prefix.rule.write_batch * STATEMENTS
             # Waiting longer would save statements, and soon cost clients their time.
             full = self._bytes[prefix] * 2 > prefix.rule.max_dirty
             due: list[Pending] = []
@@ -584,7 +616,9 @@ class WriteBehind:
         ops: list[RowOp] = []
         sent: list[Pending] = []
         want_rows = False
-        for pending in batch:
+        for number, pending in enumerate(batch, 1):
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
             if pending.on_over is not None:
                 self._leave(pending)
                 continue
@@ -632,7 +666,9 @@ class WriteBehind:
         self._sent = None
         self._healthy()
         counted: set[ManagedPrefix] = set()
-        for pending, applied in zip(sent, results, strict=True):
+        for number, (pending, applied) in enumerate(zip(sent, results, strict=True), 1):
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
             counters = pending.target.prefix.counters
             counters.flush_rows += 1
             if pending.target.prefix not in counted:
@@ -778,6 +814,31 @@ class WriteBehind:
         except JournalError as error:
             # Nothing is acknowledged any more, and nothing saved; the journal has it as it was.
             logger.error("a change of %s cannot be recorded anew: %s", pending.target.prefix.rule.name, error)
+
+    async def carry_forward(self, below: int) -> int:
+        """Record once more what is unsaved since before a sequence, so that the journal up to it can go; how many.
+
+        What cannot be saved (a table that is not as it should be, a database that is away) would hold everything that
+        was recorded after it. O(unsaved keys), in slices. Raises JournalError.
+        """
+        carried = 0
+        waiting = [pending for queue in self._dirty.values() for pending in queue.values()]
+        waiting += self._suspects.values()
+        for number, pending in enumerate(waiting, 1):
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+            target = pending.target
+            if self._dirty[target.prefix].get(target.key) is not pending:
+                if self._suspects.get(target.key) is not pending:
+                    continue
+            elif target.key in self._flying:
+                # Whether what was recorded before is still needed will be known when that has landed.
+                continue
+            seq = self.log.restate(item_of(pending), pending.change, below)
+            if seq:
+                self._seq = pending.seq = seq
+                carried += 1
+        return carried
 
     def _return(self, batch: list[Pending]) -> None:
         # Back to the front of the queues, oldest first, newer changes merged on top.

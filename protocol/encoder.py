@@ -4,7 +4,7 @@ Nesting costs a stack of iterators, not Python's: a reply may be as deep as memo
 more are handed on as they are, as chunks of their own; copying starts to cost more than an entry in a list of buffers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import Final
 
@@ -21,6 +21,8 @@ INTEGERS: Final[list[bytes]] = [b":%d\r\n" % n for n in range(1024)]
 _ARRAY_HEADERS: Final[list[bytes]] = [b"*%d\r\n" % n for n in range(256)]
 _READY: Final = 1024
 _READY_ARRAYS: Final = 256
+# From so many items on it is worth a look whether they are all alike.
+_SEVERAL: Final = 8
 
 # Beyond this a whole number needs more digits than a double has, and C's %.17g changes to an exponent.
 _PLAIN_BELOW: Final = 1e17
@@ -123,8 +125,12 @@ def _write(pieces: list[bytes], large: list[int], reply: object, protocol: int) 
                 pieces.append(INTEGERS[item] if 0 <= item < _READY else b":%d\r\n" % item)
             elif isinstance(item, (list, tuple)):
                 pieces.append(_header(b"*", len(item)))
-                inner = iter(item)
-                break
+                if len(item) < _SEVERAL or not _alike(pieces, large, item):
+                    inner = iter(item)
+                    break
+            elif isinstance(item, float):
+                text = double_text(item)
+                pieces.append(bulk(text) if protocol < 3 else b",%b\r\n" % text)
             elif isinstance(item, (Status, Error)):
                 pieces.append(item.wire)
             elif isinstance(item, Map):
@@ -134,8 +140,9 @@ def _write(pieces: list[bytes], large: list[int], reply: object, protocol: int) 
                 break
             elif isinstance(item, SetOf):
                 pieces.append(_header(b"*" if protocol < 3 else b"~", len(item.items)))
-                inner = iter(item.items)
-                break
+                if len(item.items) < _SEVERAL or not _alike(pieces, large, item.items):
+                    inner = iter(item.items)
+                    break
             elif isinstance(item, Push):
                 pieces.append(_header(b"*" if protocol < 3 else b">", len(item.items)))
                 inner = iter(item.items)
@@ -151,6 +158,29 @@ def _write(pieces: list[bytes], large: list[int], reply: object, protocol: int) 
             return
 
 
+# Append byte strings that have all the same length, as ids of one kind have, with one join: a quarter of the time that
+# one after the other takes. False: they are not so, and nothing was appended.
+def _alike(pieces: list[bytes], large: list[int], items: Sequence[object]) -> bool:
+    first = items[0]
+    last = items[-1]
+    if not isinstance(first, bytes) or not isinstance(last, bytes) or len(first) != len(last) or len(first) >= _READY:
+        return False
+    head = BULK_HEADERS[len(first)]
+    try:
+        if len(set(map(len, items))) != 1:  # type: ignore[arg-type]
+            return False
+        joined = (CRLF + head).join(items)  # type: ignore[arg-type]
+    except TypeError:
+        # Something else stands between them.
+        return False
+    pieces.append(head)
+    if len(joined) >= LARGE:
+        large.append(len(pieces))
+    pieces.append(joined)
+    pieces.append(CRLF)
+    return True
+
+
 def _header(kind: bytes, count: int) -> bytes:
     if count < _READY_ARRAYS and kind == b"*":
         return _ARRAY_HEADERS[count]
@@ -159,9 +189,6 @@ def _header(kind: bytes, count: int) -> bytes:
 
 # The types that are too rare for the loop.
 def _scalar(item: object, protocol: int) -> bytes:
-    if isinstance(item, float):
-        text = double_text(item)
-        return bulk(text) if protocol < 3 else b",%b\r\n" % text
     if item is NIL_ARRAY:
         return b"*-1\r\n" if protocol < 3 else b"_\r\n"
     if isinstance(item, Verbatim):

@@ -22,6 +22,8 @@ from struct import Struct
 from types import FunctionType
 from typing import Final
 
+from mypy_extensions import i64
+
 CRLF: Final = b"\r\n"
 # `by_split` looks ahead, and what it cut in vain is work lost. So it starts with a small window and doubles while all
 # goes well: no more is wasted than was gained. Searching costs it more per byte than copying, so it is not for large
@@ -199,11 +201,21 @@ def by_split(data: bytes, pos: int, most: int, max_args: int, out: list[list[byt
 
 def by_bytes(data: bytes, pos: int, most: int, max_args: int, out: list[list[bytes]]) -> int:
     """The road for the compiler: no look-ahead, no object but the arguments and their list."""
-    size = len(data)
-    room = most - len(out) if most else -1
+    # Machine integers, which the interpreter does not know: its own are as good to it.
+    size: i64 = len(data)
+    room: i64 = most - len(out) if most else -1
+    begin: i64 = pos
+    at: i64
+    count: i64
+    digit: i64
+    left: i64
+    length: i64
+    start: i64
+    stop: i64
+    end: i64
     # The smallest command, "*1\r\n$0\r\n\r\n", has ten bytes; a header line of four digits and its end has seven.
-    while room != 0 and pos + 10 <= size:
-        at = pos
+    while room != 0 and begin + 10 <= size:
+        at = begin
         if data[at] != 42:  # *
             break
         count = data[at + 1] - 48
@@ -248,9 +260,9 @@ def by_bytes(data: bytes, pos: int, most: int, max_args: int, out: list[list[byt
         if left:
             break
         out.append(argv)
-        pos = at
+        begin = at
         room -= 1
-    return pos
+    return begin
 
 
 # A compiled function is a built-in, not a FunctionType.

@@ -27,6 +27,7 @@ class Access:
         file = DataFile(Path(config.acl_file)) if config.acl_file else None
         self.acl = Acl(config.password, config.acl_file, file, secrets.token_bytes)
         self.acl.clients = self._sessions
+        self.acl.limit_log(config.acllog_max_len)
 
     def _sessions(self) -> list[Session]:
         return [connection.session for connection in self._peers.by_id.values()]
@@ -38,6 +39,7 @@ class Access:
     def reload(self, config: ServerConfig, users: dict[bytes, User] | None) -> None:
         """SIGHUP: the password of the configuration, and the users that `Acl.read` has found in the file."""
         self._set_password(config.password)
+        self.acl.limit_log(config.acllog_max_len)
         self.acl.adopt(users, None)
 
     def settings(self) -> list[Setting]:

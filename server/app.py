@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import random
@@ -16,8 +15,6 @@ from typing import Final
 
 import uvloop
 
-from eviction.policy import Policy
-from eviction.registry import create, from_redis, to_redis
 from persistence.engine import Engine
 from persistence.hot_keys import HotKeys
 from persistence.invalidation import FOLLOWER_FIELDS, Follower, SpelledTwice, outbox_sql
@@ -27,10 +24,12 @@ from persistence.stores.base import STORE_FIELDS, Store
 from persistence.stores.postgres import PostgresStore
 from persistence.stores.registry import open_store
 from persistence.warm_up import WarmUp
+from protocol.quick import COMPILED
 from server.access import Access
 from server.audience import Audience
 from server.background import Background
 from server.clock import SystemClock
+from server.collector import Collector
 from server.config import Config, load_config, warnings
 from server.config_file import RewritableSettings
 from server.control import CachePort, ConnectedClients, Control, walk
@@ -38,7 +37,6 @@ from server.data_file import DataFile
 from server.diagnostics import Diagnostics
 from server.dispatch import Dispatch
 from server.errors import ConfigError
-from server.event_classes import parse_events
 from server.info import (
     REDIS_VERSION,
     Info,
@@ -50,21 +48,19 @@ from server.info import (
 )
 from server.journaling import Journaling
 from server.keyspace.keyspace import Keyspace
+from server.memory_limits import MemoryLimits
 from server.metrics import Metrics
 from server.net.connection import Peers
 from server.net.http import HttpServer
 from server.net.listener import Listener
 from server.progress import TerminalProgress
 from server.script_service import FIXED, ScriptService
-from server.settings import Setting, memory_size, whole_number
+from server.settings import Setting, whole_number
 
 log = logging.getLogger("forebay")
 
 CLEAN: Final = 0
 UNSAVED_WRITES: Final = 4
-# Millions of entries without reference cycles: young collections find nothing to do and old ones only cost a pause.
-# The youngest generation runs every 100,000 net allocations, the oldest practically never by itself.
-_GC_THRESHOLDS: Final = (100_000, 50, 1_000_000)
 # Share of maxmemory that a warm-up fills. Eviction makes no more room than it must, so above this share a warm-up would
 # begin to push out what it has loaded.
 _WARM_SHARE: Final = 0.95
@@ -155,13 +151,15 @@ class Node:
         self.source = source
         self.banner = banner
         self.clock = SystemClock()
+        self.collector = Collector()
         self.random = random.Random()
         self.started_ms = self.clock.now_ms()
-        self.keyspace = Keyspace(config.server.databases, config.memory.shards)
+        self.keyspace = Keyspace(
+            config.server.databases, config.memory.shards, self.random, config.memory.advise_sample
+        )
         self.keyspace.tick(self.started_ms)
-        self.policy_name = config.memory.eviction
-        self.volatile_only = config.memory.scope == "volatile"
-        self._limit_memory(config.memory.maxmemory)
+        self.limits = MemoryLimits(self.keyspace)
+        self.limits.configure(config)
         self.engine = Engine(
             RuleTable(config.rules), make_stores(config), self.keyspace.database(0), self.clock, self.random
         )
@@ -172,10 +170,10 @@ class Node:
         self.peers = Peers(self.dispatch, self.keyspace)
         self.access = Access(config.server, self.peers)
         self.audience = Audience(config.server, self.keyspace, self.dispatch, self.peers)
-        self.background = Background(config, self.keyspace, self.engine, self.peers, self.clock)
+        self.journaling = Journaling(config.journal, self.engine)
+        self.background = Background(config, self.keyspace, self.engine, self.peers, self.clock, self.journaling)
         self.diagnostics = Diagnostics(config.server, self.dispatch, self.background, self.clock)
         self.scripting = ScriptService(config.server, self.dispatch)
-        self.journaling = Journaling(config.journal, self.engine)
         self.hot_keys = self._make_hot_keys()
         self.warm_up = WarmUp(self.engine, self.hot_keys, self._has_room, TerminalProgress(self.clock))
         self.cache = CachePort(self.engine, self.keyspace, self.clock, self.warm_up, self.followers)
@@ -199,7 +197,8 @@ class Node:
         self.listener = Listener(config.server, self.peers, self.control, self.clock.now_ms)
         self.http: HttpServer | None = None
         if config.http.bind is not None:
-            metrics = Metrics(self.cache, self.keyspace, self.peers, self.dispatch, self.journaling)
+            parts = (self.journaling, self.audience, self.scripting)
+            metrics = Metrics(self.cache, self.keyspace, self.peers, self.dispatch, *parts)
             self.http = HttpServer(config.http.bind, lambda: self.ready, metrics.collect)
         self.ready = False
         self.stopping = asyncio.Event()
@@ -216,7 +215,7 @@ class Node:
             loop.add_signal_handler(number, self._signalled, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         await self.start()
-        _tame_collector()
+        self.collector.tame()
         await self.stopping.wait()
         return await self.stop()
 
@@ -257,6 +256,7 @@ class Node:
 
     async def _open(self) -> None:
         await self.access.open()
+        await self.scripting.open()
         problems = await self.engine.open()
         if not problems:
             problems = await _open_followers(self.followers)
@@ -294,6 +294,7 @@ class Node:
         self.diagnostics.stop()
         await self._stop_tasks()
         await self._note_hot_keys((deadline - self.clock.now_ms()) / 1000)
+        await self.scripting.close()
         remaining_s = (deadline - self.clock.now_ms()) / 1000
         left = await self.engine.close(0.0 if self.force else max(_LAST_FLUSH_S, remaining_s))
         await self.journaling.close((deadline - self.clock.now_ms()) / 1000)
@@ -362,12 +363,10 @@ class Node:
         ignored = _needing_restart(self.config, config)
         if ignored:
             log.warning("reload: these need a restart and stay as they are: %s", ", ".join(ignored))
-        self.policy_name = config.memory.eviction
-        self.volatile_only = config.memory.scope == "volatile"
-        self._limit_memory(config.memory.maxmemory)
+        self.limits.configure(config)
         self.listener.max_clients = config.server.max_clients
         self.background.idle_timeout_s = config.server.timeout_s
-        self.audience.tell_events(parse_events(config.server.notify_keyspace_events))
+        self.audience.configure(config.server)
         self.diagnostics.configure(config.server)
         self.access.reload(config.server, users)
         log.info("configuration reloaded: %d rules", len(config.rules))
@@ -395,23 +394,7 @@ class Node:
 
     # -- settings -----------------------------------------------------------------------------------------------------
 
-    def _limit_memory(self, maxmemory: int) -> None:
-        name = self.policy_name
-        make: Callable[[], Policy] | None = None
-        if name != "noeviction":
-            make = lambda: create(name, self.random)  # noqa: E731 - a factory for each shard
-        self.keyspace.limit(maxmemory, make, self.volatile_only)
-
     def _settings(self) -> list[Setting]:
-        def set_policy(value: object) -> None:
-            assert isinstance(value, tuple)
-            self.policy_name, self.volatile_only = value[0], value[1] == "volatile"
-            self._limit_memory(self.keyspace.maxmemory)
-
-        def set_maxmemory(value: object) -> None:
-            assert isinstance(value, int)
-            self._limit_memory(value)
-
         def set_max_clients(value: object) -> None:
             assert isinstance(value, int)
             self.listener.max_clients = value
@@ -421,10 +404,7 @@ class Node:
             self.background.idle_timeout_s = float(value)
 
         server = self.config.server
-        scope: Callable[[], str] = lambda: "volatile" if self.volatile_only else "all"  # noqa: E731
         return [
-            Setting("maxmemory", lambda: str(self.keyspace.maxmemory), memory_size, set_maxmemory),
-            Setting("maxmemory-policy", lambda: to_redis(self.policy_name, scope()), from_redis, set_policy),
             Setting("maxclients", lambda: str(self.listener.max_clients), whole_number(1, 1_000_000), set_max_clients),
             Setting("timeout", lambda: str(int(self.background.idle_timeout_s)), whole_number(0, 1 << 31), set_timeout),
             Setting("port", lambda: str(self.listener.port)),
@@ -437,6 +417,7 @@ class Node:
             # No snapshots and no append-only file: what clients that ask (redis-benchmark) expect to read then.
             Setting("save", lambda: ""),
             Setting("appendonly", lambda: "no"),
+            *self.limits.settings(),
             *self.access.settings(),
             *self.audience.settings(),
             *self.diagnostics.settings(),
@@ -447,9 +428,7 @@ class Node:
 
     def _reset_stats(self) -> None:
         for database in self.keyspace.opened:
-            database.hits = database.misses = database.expired = 0
-            for shard in database.shards:
-                shard.evictions = 0
+            database.hits = database.misses = database.expired = database.evicted = 0
         for spec in self.dispatch.called():
             spec.calls = spec.failed = spec.rejected = 0
         self.dispatch.error_counts.clear()
@@ -478,6 +457,7 @@ class Node:
         yield "redis_version", REDIS_VERSION
         yield "server_name", "forebay"
         yield "forebay_version", own_version()
+        yield "forebay_build", "compiled" if COMPILED else "interpreted"
         yield "redis_mode", "standalone"
         yield from platform_fields()
         yield "multiplexing_api", "uvloop"
@@ -503,9 +483,7 @@ class Node:
         yield "used_memory_rss_human", human_bytes(resident)
         yield "used_memory_peak", peak
         yield "used_memory_peak_human", human_bytes(peak)
-        yield "maxmemory", self.keyspace.maxmemory
-        yield "maxmemory_human", human_bytes(self.keyspace.maxmemory)
-        yield "maxmemory_policy", to_redis(self.policy_name, "volatile" if self.volatile_only else "all")
+        yield from self.limits.info()
         yield from self.scripting.info_memory()
         yield "mem_fragmentation_ratio", f"{resident / used if used else 0:.2f}"
 
@@ -525,11 +503,12 @@ class Node:
         yield "total_net_input_bytes", self.peers.bytes_in + sum(peer.bytes_in for peer in peers)
         yield "total_net_output_bytes", self.peers.bytes_out + sum(peer.bytes_out for peer in peers)
         yield "expired_keys", sum(database.expired for database in databases)
-        yield "evicted_keys", sum(shard.evictions for database in databases for shard in database.shards)
+        yield "evicted_keys", sum(database.evicted for database in databases)
         yield "keyspace_hits", sum(database.hits for database in databases)
         yield "keyspace_misses", sum(database.misses for database in databases)
         yield "total_error_replies", sum(spec.failed + spec.rejected for spec in self.dispatch.called())
         yield from self.audience.info_stats()
+        yield from self.collector.info()
         yield "internal_errors", self.dispatch.internal_errors
 
     def _info_commands(self) -> Iterable[tuple[str, object]]:
@@ -582,18 +561,14 @@ def _needing_restart(old: Config, new: Config) -> list[str]:
         )
         if getattr(old.server, name) != getattr(new.server, name)
     ]
-    if old.memory.shards != new.memory.shards:
-        names.append("memory.shards")
+    names += [
+        f"memory.{name}"
+        for name in ("shards", "advise_sample")
+        if getattr(old.memory, name) != getattr(new.memory, name)
+    ]
     if old.journal != new.journal:
         names.append("journal")
     if old.http != new.http:
         names.append("http")
     names += [f"stores.{name}" for name, store in new.stores.items() if old.stores.get(name) != store]
     return [name.removesuffix("_s") for name in names]
-
-
-def _tame_collector() -> None:
-    # What exists now lives as long as the process; see _GC_THRESHOLDS for the rest.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)

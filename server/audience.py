@@ -38,7 +38,12 @@ class Audience:
         self.tracking.find = self._client
         self.tracking.later = _soon
         self.effects = Effects(keyspace, self.notifications, self.tracking)
+        self.configure(config)
+
+    def configure(self, config: ServerConfig) -> None:
+        """What the configuration file says, now or after a reload."""
         self.tell_events(parse_events(config.notify_keyspace_events))
+        self._set_max_keys(config.tracking_table_max_keys)
 
     def _client(self, client_id: int) -> Session | None:
         connection = self._peers.by_id.get(client_id)

@@ -1,13 +1,16 @@
 """Background: what happens without a command. Two loops, each bounded in what one turn may cost.
 
-ten times a second   active expiry (in slices of about a millisecond), room for what was loaded
-once a second        clients that idle, do not authenticate or do not read; the generic table's expired rows
+ten times a second   active expiry, freeing what is buried (both in slices of about a millisecond), room for what was
+                     loaded
+once a second        clients that idle, do not authenticate or do not read; a journal that a few old records keep
+                     long; the generic table's expired rows
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Final
 
 from persistence.engine import Engine
@@ -16,6 +19,7 @@ from persistence.prefixes import CACHE_ASIDE
 from persistence.seams import Clock
 from protocol.limits import AUTHENTICATION_SECONDS
 from server.config import Config
+from server.journaling import Journaling
 from server.keyspace.database import EXPIRE_SLICE
 from server.keyspace.keyspace import Keyspace
 from server.net.connection import Peers
@@ -23,6 +27,10 @@ from server.net.connection import Peers
 log = logging.getLogger("forebay.background")
 
 _FAST_S: Final = 0.1
+# Objects freed between two looks at the time, and how long that may go on before clients get their turn. It is the time
+# that counts, because what an object costs differs: the last one in a page gives the page back to the system.
+_DIG_STEP: Final = 100
+_DIG_S: Final = 0.001
 _SLOW_S: Final = 1.0
 # Rows of the generic table reaped in one statement, and how often it is done.
 _REAP_ROWS: Final = 1000
@@ -36,6 +44,7 @@ class Background:
         "_clock",
         "_config",
         "_engine",
+        "_journaling",
         "_keyspace",
         "_next_reap_ms",
         "_peers",
@@ -44,12 +53,15 @@ class Background:
         "idle_timeout_s",
     )
 
-    def __init__(self, config: Config, keyspace: Keyspace, engine: Engine, peers: Peers, clock: Clock) -> None:
+    def __init__(
+        self, config: Config, keyspace: Keyspace, engine: Engine, peers: Peers, clock: Clock, journaling: Journaling
+    ) -> None:
         self._config = config
         self._keyspace = keyspace
         self._engine = engine
         self._peers = peers
         self._clock = clock
+        self._journaling = journaling
         self._tasks: list[asyncio.Task[None]] = []
         self._next_reap_ms = 0
         # Seconds after which a client that sends nothing is closed; 0: never (CONFIG SET timeout).
@@ -76,9 +88,22 @@ class Background:
                 while self.expires and self.expire_slice():
                     # More is due than one slice may do: let clients in between.
                     await asyncio.sleep(0)
-                self._keyspace.make_room()
+                while self._dig():
+                    await asyncio.sleep(0)
+                while self._keyspace.tidy():
+                    await asyncio.sleep(0)
+                if self._keyspace.awaits_saving:
+                    self._engine.hurry()
             except Exception:
                 log.exception("the fast background loop failed")
+
+    def _dig(self) -> bool:
+        # One slice of freeing what no key holds any more; is there more?
+        until_s = time.perf_counter() + _DIG_S
+        while self._keyspace.dig(_DIG_STEP):
+            if time.perf_counter() > until_s:
+                return True
+        return False
 
     def expire_slice(self) -> bool:
         """One slice of active expiry; True when there may be more. None in a pause: nothing changes then."""
@@ -98,6 +123,7 @@ class Background:
             await self._clock.sleep(_SLOW_S)
             try:
                 self.check_clients()
+                await self._journaling.tend()
                 await self._reap()
             except StoreError as error:
                 log.debug("expired rows stay for now: %s", error)

@@ -16,11 +16,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
-import protocol.parser
 from persistence.errors import JournalCorrupt, JournalError
 from persistence.prefixes import WRITE_BEHIND, PrefixRule
 from persistence.stores.postgres import CREATE_GENERIC as _POSTGRESQL_TABLE
 from persistence.stores.sqlite import CREATE_GENERIC as _SQLITE_TABLE
+from protocol.quick import COMPILED
 from server import app, journal_tool
 from server.config import Config, load_config, warnings
 from server.config_units import host, whole
@@ -206,10 +206,8 @@ def _version(_options: argparse.Namespace) -> int:
         own = version("forebay")
     except PackageNotFoundError:
         own = "(a checkout that is not installed)"
-    # Compiled modules are shared objects.
-    form = "interpreted" if str(protocol.parser.__file__).endswith(".py") else "compiled"
     print(f"forebay {own}")
     print(f"python {platform.python_version()} ({platform.python_implementation()})")
-    print(form)
+    print("compiled" if COMPILED else "interpreted")
     print(f"uvloop {version('uvloop')}")
     return CLEAN

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from eviction.registry import POLICIES
 from persistence.journal_options import QUOTA_BYTES, QUOTA_SEGMENTS, SEGMENT_BYTES
 from persistence.prefixes import HOT_KEYS, PrefixRule, RuleTable, TemplateError
 from server.config_model import (
     FileModel,
     JournalModel,
     MemoryModel,
+    PrefixModel,
     Refused,
     StoreModel,
     known_keys,
@@ -38,6 +38,8 @@ _VARIABLE: Final = re.compile(r"\$(?:(?P<dollar>\$)|\{(?P<name>[A-Za-z_][A-Za-z0
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 # Far above any password, URL or statement; keeps `password_file = "/dev/zero"` from eating memory.
 _MAX_SECRET: Final = 1 << 20
+# The least that a prefix may have for itself: a few hundred small keys.
+_LEAST_BUDGET: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,9 @@ class ServerConfig:
     slowlog_log_slower_than_us: int = 10_000  # -1: nothing is slow
     slowlog_max_len: int = 128
     latency_monitor_threshold_ms: int = 0  # 0: nothing takes long
+    latency_tracking: bool = False
+    tracking_table_max_keys: int = 1_000_000  # 0: no limit
+    acllog_max_len: int = 128
     enable_debug_command: bool = False
     scripting: bool = True
     script_memory: int = 64 << 20
@@ -74,7 +79,18 @@ class MemoryConfig:
     maxmemory: int = 0  # bytes; 0 means no limit
     eviction: str = "s3-fifo"  # a name in eviction.registry.POLICIES, or noeviction
     scope: str = "all"  # all | volatile
+    cost: str = "none"  # none | load-time
     shards: int = 16
+    advise_sample: float = 0.015  # share of the keys whose accesses are noted; 0: none
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixMemoryConfig:
+    """What a prefix has of its own of [memory]; "shared": nothing."""
+
+    maxmemory: int = 0  # bytes; 0: shared
+    eviction: str = "shared"
+    cost: str = "shared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +140,7 @@ class Config:
     http: HttpConfig = HttpConfig()
     stores: dict[str, StoreConfig] = field(default_factory=dict)
     rules: list[PrefixRule] = field(default_factory=list)  # in matching order: longest head first
+    budgets: dict[str, PrefixMemoryConfig] = field(default_factory=dict)  # by rule, of those that have their own
 
 
 def load_config(path: Path, env: Mapping[str, str]) -> Config:
@@ -179,9 +196,13 @@ def _build(model: FileModel) -> Config:
     if not server.bind and not server.unix_socket:
         raise Refused(("server", "bind"), "is empty and there is no unix_socket; nobody could connect")
     memory = _memory(model.memory)
+    budgets = build_budgets(model.prefix, memory)
     stores = {name: _store(name, store) for name, store in model.stores.items()}
     kinds = {name: store.kind for name, store in stores.items()}
-    rules = [build_rule(template, rule, kinds, memory.maxmemory) for template, rule in model.prefix.items()]
+    rules = [
+        build_rule(template, rule, kinds, _budget(budgets, template) or memory.maxmemory)
+        for template, rule in model.prefix.items()
+    ]
     try:
         rules = RuleTable(rules).rules
     except TemplateError as error:
@@ -210,6 +231,9 @@ def _build(model: FileModel) -> Config:
             slowlog_log_slower_than_us=server.slowlog_log_slower_than,
             slowlog_max_len=server.slowlog_max_len,
             latency_monitor_threshold_ms=server.latency_monitor_threshold,
+            latency_tracking=server.latency_tracking,
+            tracking_table_max_keys=server.tracking_table_max_keys,
+            acllog_max_len=server.acllog_max_len,
             enable_debug_command=server.enable_debug_command,
             scripting=server.scripting,
             script_memory=server.script_memory,
@@ -220,21 +244,59 @@ def _build(model: FileModel) -> Config:
         http=HttpConfig(bind=model.http.bind),
         stores=stores,
         rules=rules,
+        budgets=budgets,
     )
 
 
-def _memory(model: MemoryModel) -> MemoryConfig:
-    known = ["noeviction", *(name for name in POLICIES if name != "noeviction")]
-    if model.eviction not in known:
+def _budget(budgets: Mapping[str, PrefixMemoryConfig], template: str) -> int:
+    own = budgets.get(template)
+    return own.maxmemory if own is not None else 0
+
+
+def build_budgets(prefixes: Mapping[str, PrefixModel], memory: MemoryConfig) -> dict[str, PrefixMemoryConfig]:
+    """What prefixes have of their own, by template. Raises Refused."""
+    budgets: dict[str, PrefixMemoryConfig] = {}
+    for template, model in prefixes.items():
+        amount = model.maxmemory
+        if amount.share and not memory.maxmemory:
+            raise Refused(
+                ("prefix", template, "maxmemory"), "is a share of [memory] maxmemory, which has no limit; give a size"
+            )
+        own = PrefixMemoryConfig(amount.of(memory.maxmemory), model.eviction, model.cost)
+        refusal = _refuse_budget(own, memory)
+        if refusal is not None:
+            raise Refused(("prefix", template, refusal[0]), refusal[1])
+        if own != PrefixMemoryConfig():
+            budgets[template] = own
+    together = sum(own.maxmemory for own in budgets.values())
+    if memory.maxmemory and together > memory.maxmemory:
         raise Refused(
-            ("memory", "eviction"), f'"{model.eviction}" is not available in this version; known are {", ".join(known)}'
+            ("memory", "maxmemory"), f"is less than the budgets of the prefixes come to, which is {together} bytes"
         )
+    return budgets
+
+
+def _refuse_budget(own: PrefixMemoryConfig, memory: MemoryConfig) -> tuple[str, str] | None:
+    if 0 < own.maxmemory < _LEAST_BUDGET:
+        return "maxmemory", f"must be at least {_LEAST_BUDGET} bytes: less holds a few keys; leave it \"shared\""
+    policy = memory.eviction if own.eviction == "shared" else own.eviction
+    if own.maxmemory and policy == "noeviction":
+        return "eviction", (
+            'is "noeviction", and a budget needs a policy that makes room; name one, such as "s3-fifo", or leave'
+            " maxmemory out"
+        )
+    return None
+
+
+def _memory(model: MemoryModel) -> MemoryConfig:
     maxmemory = model.maxmemory
     return MemoryConfig(
         maxmemory=maxmemory.of(available_memory()) if maxmemory.share else maxmemory.bytes,
         eviction=model.eviction,
         scope=model.scope,
+        cost=model.cost,
         shards=model.shards,
+        advise_sample=model.advise_sample,
     )
 
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,16 +25,31 @@ from server.settings import RuntimeSettings, Setting
 
 log = logging.getLogger("forebay.config")
 
-# Setting → section and key of the file, and whether its value is a number there.
-_KEYS: Final = {
-    "maxmemory": ("memory", "maxmemory", True),
-    "maxclients": ("server", "max_clients", True),
-    "timeout": ("server", "timeout", True),
-    "requirepass": ("server", "password", False),
-    "notify-keyspace-events": ("server", "notify_keyspace_events", False),
-    "slowlog-log-slower-than": ("server", "slowlog_log_slower_than", True),
-    "slowlog-max-len": ("server", "slowlog_max_len", True),
-    "latency-monitor-threshold": ("server", "latency_monitor_threshold", True),
+Value = int | str
+
+
+def _text(value: str) -> Value:
+    # A dollar may begin an environment variable.
+    return value.replace("$", "$$")
+
+
+def _yes(value: str) -> Value:
+    return value == "yes"
+
+
+# Setting → section and key of the file, and how its value is written there.
+_KEYS: Final[dict[str, tuple[str, str, Callable[[str], Value]]]] = {
+    "maxmemory": ("memory", "maxmemory", int),
+    "maxclients": ("server", "max_clients", int),
+    "timeout": ("server", "timeout", int),
+    "requirepass": ("server", "password", _text),
+    "notify-keyspace-events": ("server", "notify_keyspace_events", _text),
+    "slowlog-log-slower-than": ("server", "slowlog_log_slower_than", int),
+    "slowlog-max-len": ("server", "slowlog_max_len", int),
+    "latency-monitor-threshold": ("server", "latency_monitor_threshold", int),
+    "latency-tracking": ("server", "latency_tracking", _yes),
+    "tracking-table-max-keys": ("server", "tracking_table_max_keys", int),
+    "acllog-max-len": ("server", "acllog_max_len", int),
 }
 _POLICY: Final = "maxmemory-policy"
 
@@ -69,20 +84,19 @@ class RewritableSettings(RuntimeSettings):
             log.warning("CONFIG REWRITE: the configuration file has no key for %s", ", ".join(kept))
         return OK
 
-    def _values(self, names: list[str]) -> dict[tuple[str, str], int | str]:
-        values: dict[tuple[str, str], int | str] = {}
+    def _values(self, names: list[str]) -> dict[tuple[str, str], Value]:
+        values: dict[tuple[str, str], Value] = {}
         for name in names:
             text = self.get(name)
             if name == _POLICY:
                 values["memory", "eviction"], values["memory", "scope"] = from_redis(text)
             elif name in _KEYS:
-                section, key, is_number = _KEYS[name]
-                # A dollar may begin an environment variable.
-                values[section, key] = int(text) if is_number else text.replace("$", "$$")
+                section, key, write = _KEYS[name]
+                values[section, key] = write(text)
         return values
 
 
-def _rewrite(source: Path, values: dict[tuple[str, str], int | str], environment: Mapping[str, str]) -> None:
+def _rewrite(source: Path, values: dict[tuple[str, str], Value], environment: Mapping[str, str]) -> None:
     # A link stays one.
     path = source.resolve()
     try:
@@ -103,7 +117,7 @@ def _rewrite(source: Path, values: dict[tuple[str, str], int | str], environment
     _replace(path, text)
 
 
-def _set(table: Any, section: str, key: str, value: int | str) -> None:
+def _set(table: Any, section: str, key: str, value: Value) -> None:
     # Who wrote a secret's file or a variable there wants it to stay there.
     if table.get(f"{key}_file"):
         raise ConfigError(f"{section}.{key}_file names a file that holds the value; change it there")

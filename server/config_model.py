@@ -8,13 +8,14 @@ A new key: one line here, one in config.py's dataclass (or PrefixRule), one in c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 
+from eviction.registry import POLICIES
 from persistence.prefixes import CACHE_ASIDE, READ_STRATEGIES, WRITE_STRATEGIES
 from server import config_units as units
 from server.config_units import Amount
@@ -23,10 +24,10 @@ from server.event_classes import parse_events
 URL_FORMS: Final = "postgresql://, postgres://, sqlite:/// or memory:"
 # Redis's names of memory policies begin with the scope; ours keep scope and policy apart.
 REDIS_SCOPES: Final = {"allkeys": "all", "volatile": "volatile"}
-# Every policy that interface names. Those that eviction/registry.py lacks are refused as not available.
-POLICY_NAMES: Final = (
-    "noeviction", "lru", "lfu", "fifo", "ttl", "random", "sieve", "s3-fifo", "w-tinylfu", "auto",
-)  # fmt: skip
+# What `eviction` may be.
+POLICY_NAMES: Final = tuple(POLICIES)
+# What `cost` may be: does a copy whose load was expensive stay longer?
+COSTS: Final = ("none", "load-time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,9 @@ class ServerModel(_Section):
     slowlog_log_slower_than: Annotated[int, PlainValidator(units.whole(-1, 1 << 62))] = 10_000
     slowlog_max_len: Annotated[int, PlainValidator(units.whole(0, 1_000_000))] = 128
     latency_monitor_threshold: Annotated[int, PlainValidator(units.whole(0, 1 << 62))] = 0
+    latency_tracking: Flag = False
+    tracking_table_max_keys: Annotated[int, PlainValidator(units.whole(0, (1 << 63) - 1))] = 1_000_000
+    acllog_max_len: Annotated[int, PlainValidator(units.whole(0, 1_000_000))] = 128
     enable_debug_command: Flag = False
     scripting: Flag = True
     # Below 4 MB the libraries that scripts see would leave no room for scripts.
@@ -193,8 +197,10 @@ class MemoryModel(_Section):
     maxmemory: Annotated[Amount, PlainValidator(units.amount)] = Amount()
     eviction: Annotated[str, PlainValidator(policy)] = "s3-fifo"
     scope: Annotated[str, PlainValidator(units.one_of("all", "volatile"))] = "all"
+    cost: Annotated[str, PlainValidator(units.one_of(*COSTS))] = "none"
     # Shards are contiguous ranges of 16384 slots; 1024 leaves 16 slots to each.
     shards: Annotated[int, PlainValidator(units.whole(1, 1024))] = 16
+    advise_sample: Annotated[float, PlainValidator(units.fraction(zero_allowed=True))] = 0.015
 
 
 class JournalModel(_Section):
@@ -253,6 +259,7 @@ class PrefixModel(_Section):
     tags: Annotated[tuple[str, ...], PlainValidator(column_list)] = ()
     maxmemory: Annotated[Amount, PlainValidator(own_memory)] = Amount()
     eviction: Annotated[str, PlainValidator(own_policy)] = "shared"
+    cost: Annotated[str, PlainValidator(units.one_of("shared", *COSTS))] = "shared"
     unmapped: Annotated[str, PlainValidator(units.one_of("memory", "reject"))] = "memory"
 
 
@@ -265,22 +272,6 @@ class FileModel(_Section):
     http: HttpModel = HttpModel()
     stores: dict[str, StoreModel] = {}
     prefix: dict[str, PrefixModel] = {}
-
-
-def _on(value: Any) -> bool:
-    return bool(value)
-
-
-def _other_than(default: object) -> Callable[[Any], bool]:
-    return lambda value: bool(value != default)
-
-
-# Parsed, understood, and not there yet: section, key, is it asked for?, what it is, what to write meanwhile. A feature
-# that arrives takes its line out. Anything asked for in vain would be a promise that nobody keeps, so it is refused.
-NOT_AVAILABLE: Final[tuple[tuple[str, str, Callable[[Any], bool], str, str], ...]] = (
-    ("prefix", "maxmemory", _other_than(Amount()), "a budget per prefix", 'leave it "shared"'),
-    ("prefix", "eviction", _other_than("shared"), "a policy per prefix", 'leave it "shared"'),
-)
 
 
 class Refused(Exception):
@@ -317,7 +308,6 @@ def read_model(raw: Mapping[str, object]) -> FileModel:
         error = errors[0]
         path = tuple(str(part) for part in error["loc"])
         raise Refused(path, _reason(error["type"], path, error.get("ctx", {}))) from None
-    _refuse_what_is_missing(model)
     return model
 
 
@@ -333,12 +323,3 @@ def _reason(kind: str, path: tuple[str, ...], context: Mapping[str, object]) -> 
         return str(context["error"])
     # Sections and the readers above leave nothing else: a section that is not a table.
     return f"must be a table, written [{'.'.join(path)}]"
-
-
-def _refuse_what_is_missing(model: FileModel) -> None:
-    sections: list[tuple[tuple[str, ...], _Section]] = [(("journal",), model.journal)]
-    sections += [(("prefix", template), rule) for template, rule in model.prefix.items()]
-    for path, section in sections:
-        for name, key, is_asked_for, feature, instead in NOT_AVAILABLE:
-            if name == path[0] and is_asked_for(getattr(section, key)):
-                raise Refused((*path, key), f"{feature} is not available in this version; {instead}")

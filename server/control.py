@@ -48,7 +48,7 @@ from server.net.connection import Connection, Peers
 from server.session import Session
 
 # Counters of CACHE.INFO that are not in `Counters`, because they are measured when somebody asks.
-GAUGES: Final = ("keys", "bytes", "dirty_keys", "dirty_bytes", "oldest_dirty_ms", "negative_keys")
+GAUGES: Final = ("keys", "bytes", "dirty_keys", "dirty_bytes", "oldest_dirty_ms", "negative_keys", "maxmemory")
 
 
 class ConnectedClients:
@@ -217,7 +217,7 @@ class CachePort:
                 return "refreshing"
         return "fresh"
 
-    def info(self, prefix: str | None) -> dict[str, dict[str, int]]:
+    def info(self, prefix: str | None) -> dict[str, dict[str, int | str]]:
         """The counters of one prefix (by template or head) or of all; empty when there is no such prefix."""
         chosen = {
             each.rule.name: each
@@ -226,10 +226,11 @@ class CachePort:
         }
         return {name: self._counters(each) for name, each in chosen.items()}
 
-    def _counters(self, prefix: ManagedPrefix) -> dict[str, int]:
+    def _counters(self, prefix: ManagedPrefix) -> dict[str, int | str]:
         counted = {name: int(getattr(prefix.counters, name)) for name in Counters.__slots__}
         queue = self._engine.queues.get(prefix.rule.store)
         stats = queue.stats(prefix) if queue is not None else None
+        terms = self._keyspace.terms_of(prefix.rule.name)
         return {
             "keys": prefix.keys,
             "bytes": prefix.bytes,
@@ -238,6 +239,8 @@ class CachePort:
             "dirty_bytes": stats.bytes if stats is not None else 0,
             "oldest_dirty_ms": stats.oldest_ms if stats is not None else 0,
             "negative_keys": len(prefix.negatives),
+            "maxmemory": terms.maxmemory,
+            "policy": terms.policy,
         }
 
     def followers(self) -> dict[str, FollowerStats]:

@@ -44,6 +44,7 @@ class Diagnostics:
         self.slow_log = SlowLog(config.slowlog_log_slower_than_us, config.slowlog_max_len)
         self.latency = Latency(config.latency_monitor_threshold_ms)
         self.stopwatch = Stopwatch(self.slow_log, self.latency, time.perf_counter_ns, _unix_us)
+        self.stopwatch.is_tracking = config.latency_tracking
         self.monitors = Monitors(_unix_us)
         dispatch.watch_commands(self.monitors)
         self._is_running = False
@@ -163,7 +164,7 @@ class Diagnostics:
         self.slow_log.max_len = config.slowlog_max_len
         self.slow_log.trim()
         self.latency.threshold_ms = config.latency_monitor_threshold_ms
-        self._restart()
+        self._set_tracking(config.latency_tracking)
 
     def _restart(self) -> None:
         if self._is_running:

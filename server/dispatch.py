@@ -42,6 +42,7 @@ from server.gates import GATES, permission, still_permitted
 from server.keyspace.database import Database
 from server.keyspace.keyspace import Keyspace
 from server.keyspace.overlay import Overlay
+from server.misses import Misses
 from server.monitors import Monitors
 from server.pausing import Pause
 from server.roads import RECORDERS, SURVEYS, Roads
@@ -67,6 +68,7 @@ class Dispatch:
     """Runs commands for sessions."""
 
     __slots__ = (
+        "_misses",
         "_ordinary",
         "_rerouted",
         "_roads",
@@ -100,6 +102,8 @@ class Dispatch:
         # Plain SET under a write-behind rule has a road of its own.
         self._set = COMMANDS["set"]
         self._short = ShortWrite(engine)
+        # Reads that wait for nothing but rows.
+        self._misses = Misses(engine, keyspace, self)
         self._ordinary = self._roads.every
         # A batch that runs now has the table of before.
         self._rerouted = False
@@ -147,11 +151,11 @@ class Dispatch:
                 before = db.attention
                 reply = spec.handler(session, argv)
                 if db.attention != before:
-                    reply = self._look_again(session, spec, argv, reply)
+                    reply = self._look_again(session, spec, argv, reply, True)
                     if session.waiting is not None:
                         return b""
             else:
-                if spec.grows and self.keyspace.maxmemory:
+                if spec.grows and self.keyspace.limited:
                     return None
                 spec.calls += 1
                 reply = spec.handler(session, argv)
@@ -159,7 +163,7 @@ class Dispatch:
             spec.failed += 1
             reply = error.reply
         except Exception as error:
-            reply = self._failure(spec, argv, error)
+            reply = self.fail(spec, argv, error)
         kind = type(reply)
         if kind is bytes and len(reply) < _SHORT_BULK:  # type: ignore[arg-type]
             return BULK_HEADERS[len(reply)] + reply + b"\r\n"  # type: ignore[arg-type,operator]
@@ -184,7 +188,7 @@ class Dispatch:
         ordinary = self._ordinary
         active = self.engine.active
         managed_db = self.managed_db
-        limited = self.keyspace.maxmemory > 0
+        limited = self.keyspace.limited
         size = 0
         # Short replies are not weighed: so many of them cannot pass the high-water mark.
         count = len(commands)
@@ -223,14 +227,14 @@ class Dispatch:
                             before = db.attention
                             reply = spec.handler(session, argv)
                             if db.attention != before:
-                                reply = self._look_again(session, spec, argv, reply)
+                                reply = self._look_again(session, spec, argv, reply, True)
                         else:
                             reply = spec.handler(session, argv)
                     except CommandError as error:
                         spec.failed += 1
                         reply = error.reply
                     except Exception as error:
-                        reply = self._failure(spec, argv, error)
+                        reply = self.fail(spec, argv, error)
             if active and session.waiting is not None:
                 # A plan of the engine's: look ahead, then stop here.
                 if position < len(commands):
@@ -256,14 +260,19 @@ class Dispatch:
         self.long_bytes = size
         return position
 
-    def _look_again(self, session: Session, spec: CommandSpec, argv: list[bytes], reply: object) -> object:
-        # A read met a missing or ageing key. Was the first reply right?
+    def _look_again(
+        self, session: Session, spec: CommandSpec, argv: list[bytes], reply: object, is_normal: bool
+    ) -> object:
+        # A read met a missing or ageing key. Was the first reply right? In a normal session it may be parked.
         if not spec.has_keys:
             return reply
         engine = self.engine
         engine.moved = False
         try:
-            plan = engine.plan_read(spec.keys_of(argv), spec.flags & FRESH == 0)
+            keys = spec.keys_of(argv)
+            if is_normal and self._misses.settle(session, spec, argv, keys):
+                return reply
+            plan = engine.plan_read(keys, spec.flags & FRESH == 0)
         except EXPECTED as error:
             return reply_of(error)
         if plan is not None:
@@ -273,11 +282,22 @@ class Dispatch:
             session.waiting = self._run_waiting(session, [(spec, argv)], plan, None)
             return None
         if self.journal is not None:
-            self._hold(session, spec.keys_of(argv))
-        if engine.moved:
-            engine.moved = False
-            return spec.handler(session, argv)
-        return reply
+            self._hold(session, keys)
+        return spec.handler(session, argv) if engine.moved else reply
+
+    # What Misses asks of its Runner.
+
+    def take_long_road(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
+        """Run a read from its beginning: its reply, or `session.waiting` is set."""
+        return self._look_again(session, spec, argv, spec.handler(session, argv), False)
+
+    def end_miss(self, session: Session, keys: list[bytes]) -> None:
+        """It has its reply, which tells of these keys."""
+        if self.journal is not None:
+            self._hold(session, keys)
+        self.keyspace.make_room()
+        if self.blocking.ready:
+            self.blocking.serve()
 
     def _hold(self, session: Session, keys: Iterable[bytes]) -> None:
         # `fsync = "always"`: what the journal has not made durable nobody may be told, because a crash would undo it.
@@ -438,10 +458,12 @@ class Dispatch:
             session.waiting = self._await(session, spec, argv, reply)
         elif waiter is not None:
             session.waiting = self._await_turn(session, waiter)
-        if session.waiting is not None:
+        rest = session.take_rest()
+        if rest is not None:
             if read:
                 reading = reading or self.tracking.begin_reading(session, read)
-                session.waiting = self._await_read(session, session.waiting, reading)
+                rest = self._await_read(session, rest, reading)
+            session.waiting = rest
             # Whether it is heard is decided when it is there.
             return None
         if reading is not None:
@@ -462,7 +484,7 @@ class Dispatch:
             spec.failed += 1
             return reply_of(error)
         except Exception as error:
-            return self._failure(spec, argv, error)
+            return self.fail(spec, argv, error)
 
     def _run(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
         # What the short road of `run_batch` does, written for reading.
@@ -480,7 +502,7 @@ class Dispatch:
         reply = spec.handler(session, argv)
         if session.db.attention != before:
             if managed:
-                reply = self._look_again(session, spec, argv, reply)
+                reply = self._look_again(session, spec, argv, reply, False)
             if self._roads.tells_misses and session.waiting is None:
                 tell_misses(session, spec, argv)
         return reply
@@ -495,17 +517,17 @@ class Dispatch:
     def _run_untouched(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
         # CLIENT NO-TOUCH: recency and frequency of the keys stay as they were.
         db = session.db
-        traces = [
-            (entry, entry.access_ms, entry.freq) for entry in map(db.held, spec.keys_of(argv)) if entry is not None
-        ]
-        hit_cap, db.hit_cap = db.hit_cap, 0
+        entries = [entry for entry in map(db.held, spec.keys_of(argv)) if entry is not None]
+        traces = [(entry, entry.access_ms, entry.freq, entry.home, entry.home.hit_cap) for entry in entries]
+        for entry in entries:
+            entry.home.hit_cap = 0
         try:
             return self._run(session, spec, argv)
         finally:
-            db.hit_cap = hit_cap
-            for entry, access_ms, freq in traces:
+            for entry, access_ms, freq, home, hit_cap in traces:
                 entry.access_ms = access_ms
                 entry.freq = freq
+                home.hit_cap = hit_cap
 
     def _mute(self, session: Session, reply: object) -> object:
         # What the client hears: its reply, and behind it what its own command had to say to it.
@@ -557,7 +579,7 @@ class Dispatch:
             spec.failed += 1
             reply = reply_of(error)
         except Exception as error:
-            reply = self._failure(spec, argv, error)
+            reply = self.fail(spec, argv, error)
         if spec.name in RECORDERS:
             self._hold_recorded(session)
         return self._mute(session, reply)
@@ -576,9 +598,8 @@ class Dispatch:
             return NO_REPLY
         self.tick()
         reply = self._unusual(session, argv)
-        while session.waiting is not None:
-            waiting, session.waiting = session.waiting, None
-            reply = await waiting
+        while (rest := session.take_rest()) is not None:
+            reply = await rest
         return reply
 
     def _must_wait(self, session: Session, spec: CommandSpec) -> bool:
@@ -629,8 +650,9 @@ class Dispatch:
             refusal = permission(session, spec, argv)
             if refusal is not None:
                 return refusal
-        reply = self._try(session, spec, argv)
-        rest, session.waiting = session.waiting, None
+        before, self.tracking.running = self.tracking.running, session
+        reply, self.tracking.running = self._try(session, spec, argv), before
+        rest = session.take_rest()
         return reply if rest is None else Retry(rest)
 
     def is_managed(self, database: Database, key: bytes) -> bool:
@@ -646,7 +668,8 @@ class Dispatch:
         """Let the keyspace see the time."""
         self.keyspace.tick(self.clock.now_ms())
 
-    def _failure(self, spec: CommandSpec, argv: list[bytes], error: Exception) -> Error:
+    def fail(self, spec: CommandSpec, argv: list[bytes], error: Exception) -> Error:
+        """The reply to a bug of ours, which is logged."""
         # Values may be secrets: the log gets the command and its first key, nothing else.
         self.internal_errors += 1
         spec.failed += 1
@@ -725,7 +748,7 @@ class Dispatch:
                 spec.failed += 1
                 reply = error.reply
             except Exception as error:
-                reply = self._failure(spec, argv, error)
+                reply = self.fail(spec, argv, error)
             if isinstance(reply, Wait):
                 reply = Error(f"ERR {spec.name} waits for the store and cannot run inside a transaction")
             replies.append(reply)
@@ -795,7 +818,7 @@ class Dispatch:
                 spec.failed += 1
             return self._mute(session, reply_of(error))
         except Exception as error:
-            return self._mute(session, self._failure(*calls[0], error))
+            return self._mute(session, self.fail(*calls[0], error))
         finally:
             if transaction is not None:
                 session.unwatch()
@@ -868,7 +891,7 @@ class Dispatch:
         except CommandError as error:
             reply = error.reply
         except Exception as error:
-            reply = self._failure(spec, argv, error)
+            reply = self.fail(spec, argv, error)
         return self._mute(session, reply)
 
 

@@ -84,6 +84,23 @@ class Journaling:
             if not await queue.wait_decided(_DECIDE_S):
                 log.warning("store %s cannot tell yet which of the last flushes it has committed", name)
 
+    async def tend(self) -> None:
+        """Keep the journal short: what cannot be saved for long must not hold everything behind it. Once a second."""
+        journal = self.journal
+        if journal is None:
+            return
+        queues = self._engine.queues.values()
+        below = journal.held_up(sum([queue.stats().bytes for queue in queues]))
+        if not below:
+            return
+        try:
+            carried = sum([await queue.carry_forward(below) for queue in queues])
+        except JournalError as error:
+            log.error("unsaved changes could not be recorded once more: %s", error)
+            return
+        if carried:
+            log.info("%d unsaved changes were recorded once more, so that older segments can go", carried)
+
     def sync_now(self) -> None:
         """What was recorded is written and synced now, blocking (the process is about to be ended in a hurry)."""
         if self.journal is None or self._thread is None:

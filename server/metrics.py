@@ -10,11 +10,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from persistence.invalidation import FOLLOWER_FIELDS
 from persistence.stores.base import STORE_FIELDS
+from server.audience import Audience
+from server.commands.context import CHANNEL, PATTERN, SHARD
 from server.control import GAUGES, CachePort
 from server.dispatch import Dispatch
 from server.journaling import Journaling
 from server.keyspace.keyspace import Keyspace
 from server.net.connection import Peers
+from server.script_service import ScriptService
 
 # Of the journal's fields: what only grows.
 _JOURNAL_COUNTERS: Final = ("journal_frames", "journal_syncs")
@@ -25,13 +28,22 @@ _FOLLOWER_GAUGES: Final = ("live", "prefixes", "later")
 class Metrics:
     """Collects what /metrics shows."""
 
-    __slots__ = ("_cache", "_dispatch", "_journaling", "_keyspace", "_peers")
+    __slots__ = ("_audience", "_cache", "_dispatch", "_journaling", "_keyspace", "_peers", "_scripting")
 
     def __init__(
-        self, cache: CachePort, keyspace: Keyspace, peers: Peers, dispatch: Dispatch, journaling: Journaling
+        self,
+        cache: CachePort,
+        keyspace: Keyspace,
+        peers: Peers,
+        dispatch: Dispatch,
+        journaling: Journaling,
+        audience: Audience,
+        scripting: ScriptService,
     ) -> None:
         self._cache = cache
         self._journaling = journaling
+        self._audience = audience
+        self._scripting = scripting
         self._keyspace = keyspace
         self._peers = peers
         self._dispatch = dispatch
@@ -51,7 +63,7 @@ class Metrics:
         yield CounterMetricFamily("forebay_keyspace_misses", "Reads that did not.", value=misses)
         expired = sum(database.expired for database in databases)
         yield CounterMetricFamily("forebay_expired_keys", "Keys whose time ran out.", value=expired)
-        evicted = sum(shard.evictions for database in databases for shard in database.shards)
+        evicted = sum(database.evicted for database in databases)
         yield CounterMetricFamily("forebay_evicted_keys", "Keys evicted for room.", value=evicted)
         calls = CounterMetricFamily("forebay_commands", "Commands run.", labels=["command"])
         for spec in self._dispatch.called():
@@ -59,10 +71,40 @@ class Metrics:
         yield calls
         errors = self._dispatch.internal_errors
         yield CounterMetricFamily("forebay_internal_errors", "Bugs met while running commands.", value=errors)
+        waiting = self._dispatch.blocking.count
+        yield GaugeMetricFamily("forebay_blocked_clients", "Clients that wait for a key.", value=waiting)
+        yield from self._listeners()
+        yield from self._scripts()
         yield from self._prefixes()
         yield from self._followers()
         yield from self._stores()
         yield from self._journal()
+
+    def _listeners(self) -> Iterable[Metric]:
+        pubsub = self._audience.pubsub
+        names = GaugeMetricFamily("forebay_pubsub_names", "Names that somebody is subscribed to.", labels=["kind"])
+        for kind, label in ((CHANNEL, "channel"), (PATTERN, "pattern"), (SHARD, "shard_channel")):
+            names.add_metric([label], pubsub.count(kind))
+        yield names
+        yield CounterMetricFamily("forebay_pubsub_published", "Messages of clients.", value=pubsub.published)
+        yield CounterMetricFamily("forebay_pubsub_delivered", "Messages handed to subscribers.", value=pubsub.delivered)
+        tracking = self._audience.tracking
+        clients = len(tracking.clients)
+        yield GaugeMetricFamily("forebay_tracking_clients", "Clients with CLIENT TRACKING.", value=clients)
+        yield GaugeMetricFamily("forebay_tracking_keys", "Keys remembered for them.", value=len(tracking.table))
+        told = tracking.invalidations
+        yield CounterMetricFamily("forebay_tracking_invalidations", "Messages that told them to forget.", value=told)
+
+    def _scripts(self) -> Iterable[Metric]:
+        scripts = self._scripting.scripts
+        if scripts is None:
+            return
+        yield CounterMetricFamily("forebay_script_runs", "Calls of scripts and functions.", value=scripts.runs)
+        yield GaugeMetricFamily("forebay_scripts_cached", "Scripts that EVALSHA knows.", value=len(scripts.scripts))
+        libraries = len(scripts.libraries.by_name)
+        yield GaugeMetricFamily("forebay_function_libraries", "Libraries of functions.", value=libraries)
+        used = scripts.machine.memory_used
+        yield GaugeMetricFamily("forebay_script_memory_bytes", "What scripts and libraries hold.", value=used)
 
     def _journal(self) -> Iterable[Metric]:
         # INFO persistence journal_…, what is a number there; refusing as 0 or 1.
@@ -93,8 +135,10 @@ class Metrics:
         by_prefix = self._cache.info(None)
         names = next(iter(by_prefix.values()), {})
         for name in names:
+            if name == "policy":
+                continue
             kind = GaugeMetricFamily if name in GAUGES else CounterMetricFamily
             family = kind(f"forebay_prefix_{name}", f"CACHE.INFO {name}, by prefix rule.", labels=["prefix"])
             for prefix, counters in by_prefix.items():
-                family.add_metric([prefix], counters[name])
+                family.add_metric([prefix], int(counters[name]))
             yield family

@@ -1,7 +1,8 @@
 """Libraries: the functions that FCALL calls, by library and by name.
 
-Functions live in memory alone. After a restart whoever needs them loads them again, as with scripts; FUNCTION DUMP
-gives a copy that FUNCTION RESTORE takes.
+Without a data directory functions live in memory alone, and after a restart whoever needs them loads them again, as
+with scripts; with one they come back from there (`function_file.py`). FUNCTION DUMP gives a copy that FUNCTION RESTORE
+takes.
 """
 
 from __future__ import annotations

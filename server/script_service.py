@@ -7,6 +7,8 @@ from typing import Final
 
 from server.config import ServerConfig
 from server.dispatch import Dispatch
+from server.errors import CommandError, ConfigError
+from server.function_file import FunctionFile
 from server.info import REDIS_VERSION
 from server.lua.machine import Machine
 from server.script_text import FLAGS
@@ -20,19 +22,39 @@ FIXED: Final = ("scripting", "script_memory", "script_time_limit_s")
 class ScriptService:
     """Builds the engine of scripts, unless it is turned off."""
 
-    __slots__ = ("_memory", "_time_limit_s", "scripts")
+    __slots__ = ("_file", "_memory", "_time_limit_s", "scripts")
 
     def __init__(self, config: ServerConfig, dispatch: Dispatch) -> None:
         self._memory = config.script_memory
         self._time_limit_s = config.script_time_limit_s
         # None: turned off.
         self.scripts: Scripting | None = None
+        # None: functions are not kept.
+        self._file: FunctionFile | None = None
         if config.scripting:
             self.scripts = Scripting(self._make_machine, ManagedKeys(dispatch.engine))
             dispatch.row_of_script = self.scripts.row
+            if config.data_dir:
+                self._file = FunctionFile(config.data_dir, self.scripts.library_codes)
 
     def _make_machine(self) -> Machine:
         return Machine(self._memory, self._time_limit_s, REDIS_VERSION, list(FLAGS))
+
+    async def open(self) -> None:
+        """Load the functions that the data directory has. ConfigError: they cannot be used."""
+        if self.scripts is None or self._file is None:
+            return
+        try:
+            self.scripts.restore_libraries(await self._file.read(), False, False)
+        except CommandError as error:
+            text = error.reply.message
+            raise ConfigError(f"{self._file.path}: a library in it cannot be loaded: {text}") from None
+        self.scripts.libraries_changed = self._file.is_outdated
+
+    async def close(self) -> None:
+        """Wait until they are written."""
+        if self._file is not None:
+            await self._file.close()
 
     def settings(self) -> list[Setting]:
         """What CONFIG may ask and change: one limit under the two names that Redis has given it, in milliseconds."""

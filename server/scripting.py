@@ -83,7 +83,7 @@ class ManagedKeys:
 class Scripting:
     """Runs scripts for clients."""
 
-    __slots__ = ("_evaluated", "_make", "_rules", "libraries", "machine", "scripts")
+    __slots__ = ("_evaluated", "_make", "_rules", "libraries", "libraries_changed", "machine", "runs", "scripts")
 
     def __init__(self, make: Callable[[], Machine], rules: ManagedKeys) -> None:
         self._make = make
@@ -94,6 +94,10 @@ class Scripting:
         # Those that EVAL alone has brought, the one used last at the end.
         self._evaluated: dict[bytes, None] = {}
         self.libraries = Libraries()
+        # Called when a client has changed them: somebody keeps them for the next start.
+        self.libraries_changed: Callable[[], None] | None = None
+        # Calls since the start, of scripts and of functions.
+        self.runs = 0
 
     # -- planning -----------------------------------------------------------------------------------------------------
 
@@ -202,9 +206,15 @@ class Scripting:
     def load_library(self, code: bytes, replaces: bool) -> bytes:
         """FUNCTION LOAD: the library's name. CommandError when something is wrong with it."""
         try:
-            return self.libraries.load(self.machine, code, replaces)
+            name = self.libraries.load(self.machine, code, replaces)
         finally:
             self._renew_if_spent()
+        self._tell()
+        return name
+
+    def _tell(self) -> None:
+        if self.libraries_changed is not None:
+            self.libraries_changed()
 
     def restore_libraries(self, codes: list[bytes], flushes: bool, replaces: bool) -> None:
         """FUNCTION RESTORE: all of them, or a CommandError and none."""
@@ -224,15 +234,18 @@ class Scripting:
         else:
             self.libraries.take_all(loaded)
         self._renew_if_spent()
+        self._tell()
 
     def delete_library(self, name: bytes) -> None:
         """FUNCTION DELETE. CommandError: there is none of that name."""
         self.libraries.delete(name)
+        self._tell()
 
     def flush_libraries(self) -> None:
         """FUNCTION FLUSH."""
         self.libraries.flush()
         self.machine.collect()
+        self._tell()
 
     def library_codes(self) -> list[bytes]:
         """The texts of all libraries."""
@@ -258,7 +271,7 @@ class Scripting:
             return _MAY_WRITE
         keyspace = ctx.server.keyspace
         # Dispatch has made what room there was to be had; on staged copies nothing may be evicted.
-        is_full = keyspace.maxmemory > 0 and keyspace.used() > keyspace.maxmemory
+        is_full = keyspace.is_stuck
         if is_full and flags is not None and not promises & (ALLOW_OOM | NO_WRITES):
             return _FULL
         run = ScriptRun(ctx, keys, self._rules, reads_only or promises & NO_WRITES != 0)
@@ -276,6 +289,7 @@ class Scripting:
         keys: list[bytes],
         arguments: list[bytes],
     ) -> object:
+        self.runs += 1
         view = ctx.db if isinstance(ctx.db, Overlay) else None
         before = view.savepoint() if view is not None else None
         reply = enter(body, keys, arguments, run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
+from persistence.loader import Parked
 from server.commands.context import Context, Server
 from server.commands.spec import CommandSpec
 from server.keyspace.database import Database
@@ -73,7 +74,8 @@ class Session(Context):
         # The staged view that stands in for database 0 while a managed transaction runs.
         self.overlay: Overlay | None = None
         # The rest of a command that has to wait; whoever called dispatch awaits it and sends what it returns.
-        self.waiting: Coroutine[Any, Any, object] | None = None
+        # A read that waits for nothing but rows is parked instead, and told to the same.
+        self.waiting: Coroutine[Any, Any, object] | Parked | None = None
         # The command that waits for a key to have something for it.
         self.blocked: BlockedCall | None = None
         # Replies tell of changes up to this sequence of the journal, which must be durable before they leave; 0: none.
@@ -88,6 +90,12 @@ class Session(Context):
         # Server milliseconds since when the client owes us its password.
         self.stranger_since_ms = server.keyspace.now_ms
         self.refresh_state()
+
+    def take_rest(self) -> Coroutine[Any, Any, object] | None:
+        """What is left of a command of the long road, which parks none: to be awaited, and waited for no more."""
+        rest, self.waiting = self.waiting, None
+        assert not isinstance(rest, Parked)
+        return rest
 
     def refresh_state(self) -> None:
         """Recompute `state`, after anything that it summarises may have changed."""

@@ -61,14 +61,16 @@ class Broadcast:
 class Tracking:
     """The table of keys that clients have read, and the clients that want to hear (the Tracker protocol)."""
 
-    __slots__ = ("_broadcasts", "_gathering", "_readings", "changed_audience", "clients", "find", "items", "later",
-                 "max_keys", "running", "table")  # fmt: skip
+    __slots__ = ("_broadcasts", "_gathering", "_readings", "changed_audience", "clients", "find", "invalidations",
+                 "items", "later", "max_keys", "running", "table")  # fmt: skip
 
     def __init__(self) -> None:
         # Key → number of the client that has read it, or several.
         self.table: dict[bytes, int | set[int]] = {}
         # Pairs of key and client in the table.
         self.items = 0
+        # Messages that told a client to forget something.
+        self.invalidations = 0
         # More keys than this leave the table, their clients told as if they had changed; 0: no limit.
         self.max_keys = DEFAULT_MAX_KEYS
         # Those that track, by number.
@@ -270,6 +272,7 @@ class Tracking:
                     client.deliver(encode(Push([b"tracking-redir-broken", mode.redirect]), client.protocol))
                 return
         assert listener is not None
+        self.invalidations += 1
         if listener.protocol > 2:
             listener.deliver(encode(Push([b"invalidate", keys]), listener.protocol))
         elif mode.redirect and listener.is_subscribed():

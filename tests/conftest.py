@@ -1,4 +1,4 @@
-"""For all tests: the PostgreSQL fixtures, and at the end how many tests had a real PostgreSQL."""
+"""For all tests: the PostgreSQL fixtures, the order of a run side by side, and how many tests had a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,6 +7,34 @@ from collections.abc import Generator
 import pytest
 
 pytest_plugins = ["tests.support.postgres"]
+
+# The files that take longest, the longest first. Begun last, one of them would keep one worker busy at the end.
+LONGEST = (
+    "faults/test_kill9.py",
+    "simulation/test_simulation.py",
+    "persistence/test_invalidation.py",
+    "faults/test_network.py",
+    "faults/test_durability.py",
+    "persistence/test_promises.py",
+    "wire/test_clients.py",
+    "server/commands/test_acl.py",
+    "protocol/test_parser_fuzz.py",
+    "persistence/test_postgres.py",
+    "persistence/test_child_promises.py",
+    "simulation/test_mutations.py",
+    "faults/test_refusals.py",
+    "persistence/test_operations.py",
+)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Side by side, the longest files come first; their own order, and that of all others, stays."""
+    if not hasattr(config, "workerinput"):
+        return
+    place = {config.rootpath / "tests" / name: number for number, name in enumerate(LONGEST)}
+    if missing := [str(path) for path in place if not path.exists()]:
+        raise pytest.UsageError(f"LONGEST in tests/conftest.py names what does not exist: {missing}")
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
 
 
 @pytest.hookimpl(wrapper=True)

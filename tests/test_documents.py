@@ -186,7 +186,7 @@ def test_configuration_keys_that_are_named_exist(name: str) -> None:
     known = {key for section in sections for key in section.model_fields}
     # Names with an underscore are keys, counters, or one of these.
     others = {"forebay_kv", "forebay_version", "redis_version", "unsaved_writes", "used_memory", "used_memory_rss"}
-    others |= {"expires_at", "updated_at", "key_file"}
+    others |= {"expires_at", "updated_at", "key_file", "forebay_build"}
     # An example's column, and PostgreSQL's own names.
     others |= {"tenant_id", "search_path", "pg_stat_activity"}
     words = {word for code in named(name) for word in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", code)}

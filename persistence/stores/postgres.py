@@ -24,7 +24,7 @@ import itertools
 import socket
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import asyncpg
 
@@ -425,7 +425,9 @@ class PostgresStore:
             self._load_statements += 1
             return await connection.fetch(text, *args)
 
-        return mapping.rows_by_key(map(tuple, await self._with(self._readers, work, _LOAD)))
+        records = await self._with(self._readers, work, _LOAD)
+        # A record is indexed and cut like a tuple, and its parts are tuples.
+        return mapping.rows_by_key(cast(list[Row], records))
 
     async def pages(self, sql: str, rows: int) -> AsyncGenerator[list[Row], None]:
         connection = await self._connect()

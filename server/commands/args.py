@@ -29,6 +29,8 @@ def parse_integer(text: bytes) -> int | None:
     if text.isdigit():
         if length > 19 or (text[0] == _ZERO and length > 1):
             return None
+        if length < 19:
+            return int(text)
     elif not (1 < length <= 20 and text[0] == _MINUS and text[1] != _ZERO and text[1:].isdigit()):
         return None
     value = int(text)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol
 
+from mypy_extensions import mypyc_attr
+
 from protocol.replies import Error
 from server.keyspace.database import Database
 from server.keyspace.keyspace import Keyspace
@@ -151,8 +153,8 @@ class Cache(Protocol):
 
     def explain(self, key: bytes, database: Database) -> dict[str, object]: ...
 
-    def info(self, prefix: str | None) -> dict[str, dict[str, int]]:
-        """Counters by rule. A prefix is a rule's whole template or its head; empty when no rule has it."""
+    def info(self, prefix: str | None) -> dict[str, dict[str, int | str]]:
+        """By rule: counters, budget, policy. A prefix is a rule's whole template or its head; empty: no rule has it."""
 
     def rules(self) -> list[dict[str, object]]: ...
 
@@ -385,6 +387,8 @@ class Server(Protocol):
         """Begin an orderly shutdown, as SIGTERM does."""
 
 
+# Interpreted: tests have clients of their own.
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Context:
     """The client's side of a command. Sessions derive from it; handlers see no more than this."""
 

@@ -21,7 +21,7 @@ _BAD_IDLETIME: Final = Error("ERR Invalid IDLETIME value, must be >= 0")
 _BAD_FREQUENCY: Final = Error("ERR Invalid FREQ value, must be >= 0 and <= 255")
 _FOREIGN: Final = Error("ERR DUMP payload version or checksum are wrong")
 _BAD_FORMAT: Final = Error("ERR Bad data format")
-_NO_PAYLOAD: Final = Error("ERR values of this kind cannot be dumped or restored")
+_NO_PAYLOAD: Final = Error("ERR values of a module cannot be restored")
 
 # The counter of a key that was never used (LFU_INIT_VAL of Redis).
 _UNUSED: Final = 5
@@ -34,7 +34,7 @@ _UNUSED: Final = 5
     keys=FIRST,
     group="generic",
     since="2.6.0",
-    summary="A key's value as bytes that RESTORE turns back into it, here or in a Redis; not for streams.",
+    summary="A key's value as bytes that RESTORE turns back into it, here or in a Redis.",
     complexity="O(N) with the size of the value",
     syntax="key",
 )
@@ -42,10 +42,7 @@ def dump(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.find(argv[1])
     if entry is None or (entry.kind == HASH and not living(ctx, entry)):
         return None
-    try:
-        return payload_of(entry.kind, entry.value)
-    except Unsupported:
-        return _NO_PAYLOAD
+    return payload_of(entry.kind, entry.value)
 
 
 class _Options:

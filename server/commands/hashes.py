@@ -26,8 +26,9 @@ from server.errors import (
     WRONG_TYPE,
     wrong_arity,
 )
+from server.keyspace.database import Database
 from server.keyspace.entry import Entry
-from server.keyspace.weights import field_weight
+from server.keyspace.weights import FIELD_OVERHEAD, field_weight
 
 _NOT_FINITE: Final = Error("ERR value is NaN or Infinity")
 # HRANDFIELD with a negative count may ask for any number of fields. A reply larger than the hard output limit of a
@@ -63,6 +64,8 @@ def hset(ctx: Context, argv: list[bytes]) -> object:
     fields = living(ctx, entry)
     if not fields:
         return _make(ctx, argv)
+    if len(argv) == 4 and type(fields) is dict:
+        return _set_one(db, entry, fields, argv)
     added = 0
     delta = 0 if type(fields) is dict else -forget_deadlines(fields, argv[2::2])
     for at in range(2, len(argv), 2):
@@ -77,6 +80,19 @@ def hset(ctx: Context, argv: list[bytes]) -> object:
             delta += len(value) - len(old)
     db.edited(entry, b"hset", argv[2::2], delta)
     return added
+
+
+def _set_one(db: Database, entry: Entry, fields: dict[bytes, bytes], argv: list[bytes]) -> int:
+    # The usual HSET: one field, and no deadlines to forget.
+    field = argv[2]
+    value = argv[3]
+    old = fields.get(field)
+    fields[field] = value
+    if old is None:
+        db.edited(entry, b"hset", [field], FIELD_OVERHEAD + len(field) + len(value))
+        return 1
+    db.edited(entry, b"hset", [field], len(value) - len(old))
+    return 0
 
 
 def _make(ctx: Context, argv: list[bytes]) -> int:

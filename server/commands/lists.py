@@ -119,10 +119,10 @@ def _push_left(db: Database, entry: Entry | None, argv: list[bytes]) -> int:
         return len(items)
     items = list_of(entry)
     before = items.weight
-    for at in range(2, len(argv)):
-        items.push_left(argv[at])
+    for item in argv[2:]:
+        length = items.push_left(item)
     db.edited(entry, b"lpush", _ALL, items.weight - before)
-    return len(items)
+    return length
 
 
 def _push_right(db: Database, entry: Entry | None, argv: list[bytes]) -> int:
@@ -132,10 +132,10 @@ def _push_right(db: Database, entry: Entry | None, argv: list[bytes]) -> int:
         return len(items)
     items = list_of(entry)
     before = items.weight
-    for at in range(2, len(argv)):
-        items.push_right(argv[at])
+    for item in argv[2:]:
+        length = items.push_right(item)
     db.edited(entry, b"rpush", _ALL, items.weight - before)
-    return len(items)
+    return length
 
 
 @command(

@@ -130,6 +130,40 @@ def _listpack_item(data: bytes, at: int) -> tuple[bytes, int]:
     return _signed(data, at + 1, width), 1 + width
 
 
+def listpack_of(items: list[bytes | int]) -> bytes:
+    """The listpack of these strings and integers of 64 bits."""
+    parts = [_packed_integer(item) if isinstance(item, int) else _packed_text(item) for item in items]
+    body = b"".join([part + _written_back(len(part)) for part in parts])
+    count = min(len(items), 65535)
+    return (len(body) + 7).to_bytes(4, "little") + count.to_bytes(2, "little") + body + bytes((_END,))
+
+
+def _packed_integer(number: int) -> bytes:
+    if 0 <= number < 128:
+        return bytes((number,))
+    if -4096 <= number < 4096:
+        return (0xC000 | number & 0x1FFF).to_bytes(2, "big")
+    for code, width in _LISTPACK_INTEGERS.items():
+        if -(1 << 8 * width - 1) <= number < 1 << 8 * width - 1:
+            return bytes((code,)) + number.to_bytes(width, "little", signed=True)
+    raise OverflowError(number)
+
+
+def _packed_text(text: bytes) -> bytes:
+    size = len(text)
+    if size < 64:
+        return bytes((0x80 | size,)) + text
+    if size < 4096:
+        return (0xE000 | size).to_bytes(2, "big") + text
+    return b"\xf0" + size.to_bytes(4, "little") + text
+
+
+def _written_back(size: int) -> bytes:
+    # A length in sevens of bits, the highest first; all bytes but the first say that one stands before them.
+    width = _back_length(size)
+    return bytes([(size >> 7 * at & 127) | (128 if at < width - 1 else 0) for at in range(width - 1, -1, -1)])
+
+
 # -- ziplist ----------------------------------------------------------------------------------------------------------
 
 # The first byte of an integer entry → bytes that follow.

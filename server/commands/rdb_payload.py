@@ -3,35 +3,34 @@
     type (1 byte) · value · format version (2 bytes, little endian) · CRC-64 of all before (8 bytes, little endian)
 
 Written are the plain types of each kind, which every Redis since 7.0 reads: version 10, or 12 for hashes whose fields
-have lifetimes (7.4). Read are all types that Redis 2.6 … 7.4 wrote for strings, lists, sets, sorted sets and hashes.
-Streams are neither written nor read.
-
-A length is 6, 14, 32 or 64 bits, told apart by the highest bits of its first byte; where a string is expected it may
-also say "an integer of 8, 16 or 32 bits" or "compressed".
+have lifetimes (7.4). Read are all types that Redis 2.6 … 7.4 wrote; those of modules are neither written nor read.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from math import inf, isnan
+from math import isnan
 from typing import Final, cast
 
-from persistence.change import HASH, LIST, SET, STRING, ZSET
+from persistence.change import HASH, LIST, SET, STREAM, STRING, ZSET
 from persistence.field_lifetimes import ExpiringHash
-from server.commands.args import MAX_STRING, parse_integer
 from server.commands.crc64 import crc64
 from server.commands.rdb_encodings import (
     Malformed,
     intset_members,
     listpack_items,
-    lzf_decompressed,
     ziplist_items,
     zipmap_items,
 )
-from server.commands.scores import strtod
+from server.commands.rdb_primitives import Reader, length_of, number_of, string_of
+from server.commands.rdb_streams import STREAM as _STREAM
+from server.commands.rdb_streams import STREAM_2 as _STREAM_2
+from server.commands.rdb_streams import STREAM_3 as _STREAM_3
+from server.commands.rdb_streams import read_stream, stream_parts
 from server.keyspace.values.list_value import ListValue
 from server.keyspace.values.sorted_set import SortedSet
+from server.keyspace.values.stream import Stream
 
 # The newest format that is read (Redis 7.4), and what is written: the oldest that says what there is to say.
 _NEWEST: Final = 12
@@ -66,9 +65,6 @@ _PLAIN_NODE: Final = 1
 _PACKED_NODE: Final = 2
 
 _DOUBLE: Final = struct.Struct("<d")
-# Integers of strings, by their code: bytes that follow.
-_INTEGERS: Final = {0xC0: 1, 0xC1: 2, 0xC2: 4}
-_COMPRESSED: Final = 0xC3
 
 
 class Foreign(ValueError):
@@ -76,69 +72,45 @@ class Foreign(ValueError):
 
 
 class Unsupported(ValueError):
-    """A value of a kind that is not written or read."""
+    """A value of a kind that is not read: a module's."""
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _length(number: int) -> bytes:
-    if number < 64:
-        return bytes((number,))
-    if number < 16384:
-        return (0x4000 | number).to_bytes(2, "big")
-    if number < 1 << 32:
-        return b"\x80" + number.to_bytes(4, "big")
-    return b"\x81" + number.to_bytes(8, "big")
-
-
-def _string(text: bytes) -> bytes:
-    # Short texts of integers are written as such.
-    if len(text) <= 11:
-        number = parse_integer(text)
-        if number is not None:
-            if -128 <= number < 128:
-                return b"\xc0" + number.to_bytes(1, "little", signed=True)
-            if -32768 <= number < 32768:
-                return b"\xc1" + number.to_bytes(2, "little", signed=True)
-            if -(1 << 31) <= number < 1 << 31:
-                return b"\xc2" + number.to_bytes(4, "little", signed=True)
-    return _length(len(text)) + text
-
-
 def _strings(kind: int, items: Iterable[bytes], count: int) -> list[bytes]:
-    return [bytes((kind,)), _length(count), *map(_string, items)]
+    return [bytes((kind,)), length_of(count), *map(string_of, items)]
 
 
 def _hash(fields: dict[bytes, bytes]) -> list[bytes]:
     deadlines = fields.deadlines if isinstance(fields, ExpiringHash) else {}
     if not deadlines:
-        parts = [bytes((_HASH,)), _length(len(fields))]
+        parts = [bytes((_HASH,)), length_of(len(fields))]
         for field, value in fields.items():
-            parts += (_string(field), _string(value))
+            parts += (string_of(field), string_of(value))
         return parts
     # Deadlines follow the earliest one, plus 1; 0 is none.
     earliest = min(deadlines.values())
-    parts = [bytes((_HASH_METADATA,)), earliest.to_bytes(8, "little", signed=True), _length(len(fields))]
+    parts = [bytes((_HASH_METADATA,)), earliest.to_bytes(8, "little", signed=True), length_of(len(fields))]
     for field, value in fields.items():
         deadline_ms = deadlines.get(field)
         since = 0 if deadline_ms is None else deadline_ms - earliest + 1
-        parts += (_length(since), _string(field), _string(value))
+        parts += (length_of(since), string_of(field), string_of(value))
     return parts
 
 
 def _sorted_set(members: SortedSet) -> list[bytes]:
-    parts = [bytes((_ZSET_2,)), _length(len(members))]
+    parts = [bytes((_ZSET_2,)), length_of(len(members))]
     for member, points in members.items():
-        parts += (_string(member), _DOUBLE.pack(points))
+        parts += (string_of(member), _DOUBLE.pack(points))
     return parts
 
 
 def payload_of(kind: int, value: object) -> bytes:
-    """The payload of a value. Raises Unsupported. O(size)."""
+    """The payload of a value. O(size)."""
     version = _PLAIN
     if kind == STRING:
-        parts = [bytes((_STRING,)), _string(cast(bytes, value))]
+        parts = [bytes((_STRING,)), string_of(cast(bytes, value))]
     elif kind == LIST:
         items = cast(ListValue, value)
         parts = _strings(_LIST, items, len(items))
@@ -152,99 +124,13 @@ def payload_of(kind: int, value: object) -> bytes:
         if parts[0][0] == _HASH_METADATA:
             version = _WITH_LIFETIMES
     else:
-        raise Unsupported
+        parts = stream_parts(cast(Stream, value))
     parts.append(version.to_bytes(2, "little"))
     body = b"".join(parts)
     return body + crc64(body).to_bytes(8, "little")
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
-
-
-class _Reader:
-    """The bytes of a payload, taken one after the other. Raises Malformed when they end too soon."""
-
-    __slots__ = ("_at", "_data")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def left(self) -> int:
-        """Bytes not taken yet."""
-        return len(self._data) - self._at
-
-    def take(self, size: int) -> bytes:
-        """The next bytes."""
-        part = self._data[self._at : self._at + size]
-        if len(part) != size:
-            raise Malformed
-        self._at += size
-        return part
-
-    def byte(self) -> int:
-        """The next one."""
-        return self.take(1)[0]
-
-    def length(self) -> int:
-        """A length."""
-        return self._length(self.byte())
-
-    def _length(self, code: int) -> int:
-        if code < 0x40:
-            return code
-        if code < 0x80:
-            return (code & 63) << 8 | self.byte()
-        if code == 0x80:
-            return int.from_bytes(self.take(4), "big")
-        if code == 0x81:
-            return int.from_bytes(self.take(8), "big")
-        raise Malformed
-
-    def count(self) -> int:
-        """How many elements follow, each of a byte at least: a number that cannot be true is not believed."""
-        count = self.length()
-        if not 0 < count <= self.left():
-            raise Malformed
-        return count
-
-    def string(self) -> bytes:
-        """A string, however it is written."""
-        code = self.byte()
-        width = _INTEGERS.get(code, 0)
-        if width:
-            return b"%d" % int.from_bytes(self.take(width), "little", signed=True)
-        if code != _COMPRESSED:
-            return self.take(self._length(code))
-        packed = self.length()
-        size = self.length()
-        if size > MAX_STRING:
-            raise Malformed
-        return lzf_decompressed(self.take(packed), size)
-
-    def strings(self, count: int) -> list[bytes]:
-        """So many strings."""
-        return [self.string() for _ in range(count)]
-
-    def milliseconds(self) -> int:
-        """A time."""
-        return int.from_bytes(self.take(8), "little", signed=True)
-
-    def old_double(self) -> float:
-        """A double as decimal text, as it was written before Redis 4."""
-        size = self.byte()
-        if size >= 253:
-            if size == 253:
-                raise Malformed
-            return inf if size == 254 else -inf
-        return _number(self.take(size))
-
-
-def _number(text: bytes) -> float:
-    value = strtod(text)
-    if value is None:
-        raise Malformed
-    return value
 
 
 def _distinct(members: list[bytes]) -> set[bytes]:
@@ -274,10 +160,10 @@ def _scored(pairs: Iterable[tuple[bytes, float]], count: int) -> dict[bytes, flo
 def _packed_scores(items: list[bytes]) -> dict[bytes, float]:
     if len(items) & 1:
         raise Malformed
-    return _scored(zip(items[::2], map(_number, items[1::2]), strict=True), len(items) // 2)
+    return _scored(zip(items[::2], map(number_of, items[1::2]), strict=True), len(items) // 2)
 
 
-def _read_list(reader: _Reader, kind: int) -> list[bytes]:
+def _read_list(reader: Reader, kind: int) -> list[bytes]:
     if kind == _LIST:
         return reader.strings(reader.count())
     if kind == _LIST_ZIPLIST:
@@ -297,14 +183,14 @@ def _read_list(reader: _Reader, kind: int) -> list[bytes]:
     return items
 
 
-def _read_set(reader: _Reader, kind: int) -> set[bytes]:
+def _read_set(reader: Reader, kind: int) -> set[bytes]:
     if kind == _SET:
         return _distinct(reader.strings(reader.count()))
     packed = reader.string()
     return _distinct(intset_members(packed) if kind == _SET_INTSET else listpack_items(packed))
 
 
-def _read_sorted_set(reader: _Reader, kind: int) -> dict[bytes, float]:
+def _read_sorted_set(reader: Reader, kind: int) -> dict[bytes, float]:
     if kind == _ZSET_ZIPLIST:
         return _packed_scores(ziplist_items(reader.string()))
     if kind == _ZSET_LISTPACK:
@@ -318,7 +204,7 @@ def _read_sorted_set(reader: _Reader, kind: int) -> dict[bytes, float]:
     return _scored(pairs, count)
 
 
-def _read_hash(reader: _Reader, kind: int) -> dict[bytes, bytes]:
+def _read_hash(reader: Reader, kind: int) -> dict[bytes, bytes]:
     if kind == _HASH:
         return _paired(reader.strings(2 * reader.count()))
     if kind in (_HASH_METADATA, _HASH_METADATA_OLD):
@@ -337,11 +223,11 @@ def _read_hash(reader: _Reader, kind: int) -> dict[bytes, bytes]:
         raise Malformed
     fields = _paired([item for at, item in enumerate(items) if at % 3 != 2])
     return _with_deadlines(
-        fields, {field: int(_number(text)) for field, text in zip(items[::3], items[2::3], strict=True)}
+        fields, {field: int(number_of(text)) for field, text in zip(items[::3], items[2::3], strict=True)}
     )
 
 
-def _read_with_lifetimes(reader: _Reader, kind: int) -> dict[bytes, bytes]:
+def _read_with_lifetimes(reader: Reader, kind: int) -> dict[bytes, bytes]:
     earliest = reader.milliseconds() - 1 if kind == _HASH_METADATA else 0
     items: list[bytes] = []
     deadlines: dict[bytes, int] = {}
@@ -382,14 +268,14 @@ def value_of(payload: bytes) -> tuple[int, object]:
     checksum = int.from_bytes(payload[-8:], "little")
     if checksum and checksum != crc64(payload[:-8]):
         raise Foreign
-    reader = _Reader(payload[:-_FOOTER])
+    reader = Reader(payload[:-_FOOTER])
     kind, value = _read(reader, reader.byte())
     if reader.left() or (kind != STRING and not value):
         raise Malformed
     return kind, value
 
 
-def _read(reader: _Reader, kind: int) -> tuple[int, object]:
+def _read(reader: Reader, kind: int) -> tuple[int, object]:
     if kind == _STRING:
         return STRING, reader.string()
     if kind in _LISTS:
@@ -400,4 +286,6 @@ def _read(reader: _Reader, kind: int) -> tuple[int, object]:
         return ZSET, _read_sorted_set(reader, kind)
     if kind in _HASHES:
         return HASH, _read_hash(reader, kind)
+    if kind in (_STREAM, _STREAM_2, _STREAM_3):
+        return STREAM, read_stream(reader, kind)
     raise Unsupported

@@ -19,7 +19,7 @@ from server.errors import NEGATIVE_LIMIT, NO_KEYS_COUNTED, NOT_POSITIVE, SYNTAX,
 from server.keyspace.database import Database
 from server.keyspace.entry import Entry
 from server.keyspace.values.member_set import MemberSet, member_set_of
-from server.keyspace.weights import member_weight
+from server.keyspace.weights import MEMBER_OVERHEAD, member_weight
 
 _TOO_MANY_KEYS: Final = Error("ERR Number of keys can't be greater than number of args")
 
@@ -55,6 +55,13 @@ def sadd(ctx: Context, argv: list[bytes]) -> object:
         return added
     if entry.kind != SET:
         return WRONG_TYPE
+    if len(argv) == 3:
+        # The usual call, without a list of what is new.
+        member = argv[2]
+        if not set_of(entry).add(member):
+            return 0
+        db.edited(entry, b"sadd", [member], MEMBER_OVERHEAD + len(member))
+        return 1
     return _add(db, entry, argv[2:])
 
 
@@ -162,13 +169,18 @@ def spop(ctx: Context, argv: list[bytes]) -> object:
     if entry.kind != SET:
         return WRONG_TYPE
     value = set_of(entry)
-    if count >= len(value):
+    size = len(value.members)
+    if single and size > 1:
+        member = value.pop(ctx.server.random.random)
+        db.edited(entry, b"spop", [member], -MEMBER_OVERHEAD - len(member))
+        return member
+    if count >= size:
         taken = list(value)
         db.remove(argv[1], b"spop")
         db.note(argv[1], b"del")
     else:
-        randrange = ctx.server.random.randrange
-        taken = [value.pop(randrange) for _ in range(count)]
+        random = ctx.server.random.random
+        taken = [value.pop(random) for _ in range(count)]
         _removed(db, entry, taken, b"spop")
     return taken[0] if single else SetOf(taken)
 
@@ -275,13 +287,13 @@ def srandmember(ctx: Context, argv: list[bytes]) -> object:
     if entry.kind != SET:
         return WRONG_TYPE
     value = set_of(entry)
-    randrange = ctx.server.random.randrange
+    random = ctx.server.random.random
     if single:
-        return value.draw(randrange)
+        return value.draw(random)
     if count >= 0:
-        return value.draw_many(count, randrange)
+        return value.draw_many(count, random)
     check_draws(-count, value.members, 0)
-    return [value.draw(randrange) for _ in range(-count)]
+    return [value.draw(random) for _ in range(-count)]
 
 
 # -- algebra ----------------------------------------------------------------------------------------------------------

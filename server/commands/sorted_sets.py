@@ -27,7 +27,7 @@ from server.errors import (
 from server.keyspace.database import Database
 from server.keyspace.entry import Entry
 from server.keyspace.values.sorted_set import SortedSet
-from server.keyspace.weights import scored_weight
+from server.keyspace.weights import SCORED_OVERHEAD, scored_weight
 
 _XX_WITH_NX: Final = Error("ERR XX and NX options at the same time are not compatible")
 _GT_WITH_LT: Final = Error("ERR GT, LT, and/or NX options at the same time are not compatible")
@@ -94,6 +94,8 @@ _OPTIONS: Final = {b"NX": _NX, b"XX": _XX, b"GT": _GT, b"LT": _LT, b"CH": _CH, b
     syntax="key [NX | XX] [GT | LT] [CH] [INCR] score member [score member ...]",
 )
 def zadd(ctx: Context, argv: list[bytes]) -> object:
+    if len(argv) == 4 and argv[2].upper() not in _OPTIONS:
+        return _add_one(ctx.db, argv[1], score(argv[2]), argv[3])
     options = 0
     at = 2
     while at < len(argv):
@@ -128,6 +130,26 @@ def zadd(ctx: Context, argv: list[bytes]) -> object:
 )
 def zincrby(ctx: Context, argv: list[bytes]) -> object:
     return _add(ctx.db, argv[1], [score(argv[2])], [argv[3]], _INCR)
+
+
+def _add_one(db: Database, key: bytes, points: float, member: bytes) -> object:
+    # The usual ZADD: one member, no options.
+    entry = db.edit(key)
+    if entry is None:
+        db.put(key, ZSET, SortedSet({member: points}), NEVER, b"zadd")
+        return 1
+    if entry.kind != ZSET:
+        return WRONG_TYPE
+    value = sorted_set_of(entry)
+    old = value.scores.get(member)
+    if old is None:
+        value.put(member, points)
+        db.edited(entry, b"zadd", [member], SCORED_OVERHEAD + len(member))
+        return 1
+    if old != points:
+        value.put(member, points)
+        db.edited(entry, b"zadd", [member], 0)
+    return 0
 
 
 def _add(db: Database, key: bytes, scores: list[float], members: list[bytes], options: int) -> object:

@@ -174,7 +174,9 @@ def xgroup_destroy(ctx: Context, argv: list[bytes]) -> object:
     group = stream_of(entry).groups.pop(argv[3], None)
     if group is None:
         return 0
-    ctx.db.edited(entry, b"xgroup-destroy", ALL_OF_IT, -group.weight())
+    delta = -group.weight()
+    group.disband()
+    ctx.db.edited(entry, b"xgroup-destroy", ALL_OF_IT, delta)
     return 1
 
 
@@ -216,9 +218,9 @@ def xgroup_delconsumer(ctx: Context, argv: list[bytes]) -> object:
     if consumer is None:
         return 0
     before = group.weight()
-    group.dismiss(consumer)
+    count = group.dismiss(consumer)
     ctx.db.edited(entry, b"xgroup-delconsumer", ALL_OF_IT, group.weight() - before)
-    return len(consumer.pending)
+    return count
 
 
 @command(

@@ -16,12 +16,17 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from eviction.lfu import log_counter
-from persistence.change import DELETE, EXPIRY, HASH, NEVER, STRING, WRITE
+from eviction.policy import HITS
+from persistence.change import HASH, NEVER, STRING
 from persistence.field_lifetimes import ExpiringHash
 from server.keyspace.entry import Entry
 from server.keyspace.field_wheel import FieldWheel
+from server.keyspace.graveyard import Graveyard
+from server.keyspace.placement import Placement
 from server.keyspace.shard import TABLES, Shard
+from server.keyspace.shard_group import ShardGroup
 from server.keyspace.slots import SLOTS, tagged
+from server.keyspace.terms import Terms
 from server.keyspace.values.kinds import revive, weigh
 from server.keyspace.weights import DEADLINE_OVERHEAD, STRING_OVERHEAD, field_weight, key_weight
 
@@ -63,36 +68,48 @@ class Observer(Protocol):
 
 
 class Database:
-    """One logical database: shards of entries, watched keys, counters."""
+    """One logical database: tables of entries, the shards that count them, watched keys, counters."""
 
     __slots__ = (
         "attention",
+        "evicted",
         "expired",
         "fields",
+        "graveyard",
         "heeded",
-        "hit_cap",
         "hits",
+        "homes",
         "index",
         "misses",
         "mutations",
+        "newcomer",
         "now_ms",
         "observer",
+        "own_homes",
+        "placement",
         "shards",
         "tables",
         "tables_per_shard",
         "watched",
     )
 
-    def __init__(self, index: int, shards: int) -> None:
+    def __init__(self, index: int, shards: int, homes: list[Shard] | None = None) -> None:
         self.index = index
         # Server milliseconds, set once per batch of commands; see server/clock.py.
         self.now_ms = 0
         self.tables_per_shard = max(1, TABLES // shards)
-        self.shards = [Shard(first, self.tables_per_shard) for first in range(0, TABLES, self.tables_per_shard)]
-        # The shards' dictionaries in slot order: the hot road goes straight to the right one.
-        self.tables: list[dict[bytes, Entry]] = [table for shard in self.shards for table in shard.tables]
-        # 0: no policy wants hits; > 0: cap of the counter in the entry; < 0: call the policy's `touched`.
-        self.hit_cap = 0
+        # The dictionaries in slot order: the hot road goes straight to the right one.
+        self.tables: list[dict[bytes, Entry]] = [{} for _ in range(TABLES)]
+        # By table: the shard of an entry whose prefix has nothing of its own.
+        self.homes = homes if homes is not None else ShardGroup(Terms(), None, None).furnish(index, shards, False)
+        # Number of a prefix → the same for its keys, where a prefix has a budget or a policy of its own.
+        self.own_homes: dict[int, list[Shard]] = {}
+        # Who tells a key's prefix; None when no prefix has anything of its own.
+        self.placement: Placement | None = None
+        # All shards with entries of ours, those that are being left included.
+        self.shards: list[Shard] = list(dict.fromkeys(self.homes))
+        # The key that came last: by it an observer tells a new key from one that was overwritten.
+        self.newcomer: bytes | None = None
         self.watched: dict[bytes, set[Watcher]] = {}
         # None while nobody wants to know of everything.
         self.observer: Observer | None = None
@@ -100,11 +117,14 @@ class Database:
         self.heeded = False
         # Hashes with fields that run out.
         self.fields = FieldWheel()
+        # What keys let go of and would take long to free.
+        self.graveyard = Graveyard()
         # Reads that the entry alone could not answer.
         self.attention = 0
         self.hits = 0
         self.misses = 0
         self.expired = 0
+        self.evicted = 0
         # Changes since start (INFO rdb_changes_since_last_save).
         self.mutations = 0
 
@@ -126,12 +146,12 @@ class Database:
                 return None
         self.hits += 1
         entry.access_ms = self.now_ms
-        cap = self.hit_cap
+        cap = entry.home.hit_cap
         if cap:
-            if cap < 0:
-                self._touch(entry)
-            elif entry.freq < cap:
+            if entry.freq < cap:
                 entry.freq += 1
+            elif entry.freq > cap:
+                entry.home.touched(entry)
         lease = entry.lease
         if lease is not None:
             prefix = lease.prefix
@@ -151,7 +171,7 @@ class Database:
 
     def frequency(self, entry: Entry) -> int:
         """How often an entry was used, on Redis's logarithmic scale; a minute without a use takes one off."""
-        return log_counter(entry.freq, (self.now_ms - entry.access_ms) // 60_000)
+        return log_counter(entry.freq & HITS, (self.now_ms - entry.access_ms) // 60_000)
 
     def held(self, key: bytes) -> Entry | None:
         """The entry of a key even when its deadline has passed. For the engine."""
@@ -162,9 +182,13 @@ class Database:
         hashed = tagged(key) if 123 in key else key
         return (crc_hqx(hashed, 0) & 16383) >> _TABLE_SHIFT
 
-    def shard_of(self, key: bytes) -> Shard:
-        """The shard that holds a key."""
-        return self.shards[self.table_of(key) // self.tables_per_shard]
+    def home_of(self, key: bytes, table: int) -> Shard:
+        """The shard that a key of that table belongs to."""
+        if self.placement is not None:
+            own = self.own_homes.get(self.placement.number_of(key))
+            if own is not None:
+                return own[table]
+        return self.homes[table]
 
     def __len__(self) -> int:
         """Number of keys; those that have expired are counted until that is noticed, as Redis counts them."""
@@ -193,19 +217,20 @@ class Database:
 
     def edit(self, key: bytes) -> Entry | None:
         """The live entry of a key, to be changed in place and then passed to `edited`."""
-        entry = self.tables[self.table_of(key)].get(key)
+        hashed = tagged(key) if 123 in key else key
+        entry = self.tables[(crc_hqx(hashed, 0) & 16383) >> 4].get(key)
         if entry is None:
             return None
         if entry.deadline_ms <= self.now_ms:
             self._expire(entry)
             return None
         entry.access_ms = self.now_ms
-        cap = self.hit_cap
+        cap = entry.home.hit_cap
         if cap:
-            if cap < 0:
-                self._touch(entry)
-            elif entry.freq < cap:
+            if entry.freq < cap:
                 entry.freq += 1
+            elif entry.freq > cap:
+                entry.home.touched(entry)
         return entry
 
     def put(self, key: bytes, kind: int, value: object, deadline_ms: int, event: bytes) -> Entry:
@@ -223,37 +248,48 @@ class Database:
         table = self.tables[index]
         entry = table.get(key)
         if entry is None:
-            entry = Entry(key, kind, value, deadline_ms, self.now_ms)
+            home = self.homes[index] if self.placement is None else self.home_of(key, index)
+            entry = Entry(key, kind, value, deadline_ms, self.now_ms, home)
             entry.weight = weight
             table[key] = entry
-            self.shards[index // self.tables_per_shard].admit(entry)
+            self.newcomer = key
+            home.admit(entry)
         else:
             if entry.lease is not None:
-                self.shards[index // self.tables_per_shard].unlease(entry)
+                entry.home.unlease(entry)
+            if entry.kind != STRING:
+                self.graveyard.bury(entry)
             entry.kind = kind
             entry.value = value
             entry.access_ms = self.now_ms
             if weight != entry.weight:
-                self.shards[index // self.tables_per_shard].reweigh(entry, weight)
+                entry.home.reweigh(entry, weight)
             entry.soft_ms = deadline_ms
             if deadline_ms != entry.deadline_ms:
                 entry.deadline_ms = deadline_ms
-                self.shards[index // self.tables_per_shard].deadline_moved(entry)
-        self._changed(key, entry, WRITE, event, None)
+                entry.home.deadline_moved(entry)
+        # `_changed`, written out.
+        self.mutations += 1
+        if self.heeded:
+            self._tell(key, event)
         return entry
 
     def edited(self, entry: Entry, event: bytes, members: list[bytes], delta: int) -> None:
         """A value from `edit` was changed in place: which members, and by how many bytes it grew or shrank."""
+        key = entry.key
         if delta:
-            self.shard_of(entry.key).reweigh(entry, entry.weight + delta)
-        self._changed(entry.key, entry, WRITE, event, members)
+            entry.home.reweigh(entry, entry.weight + delta)
+        # `_changed`, written out.
+        self.mutations += 1
+        if self.heeded:
+            self._tell(key, event)
 
     def set_deadline(self, entry: Entry, deadline_ms: int, event: bytes) -> None:
         """Give a key from `edit` another time to live; NEVER takes it away."""
         entry.deadline_ms = deadline_ms
         entry.soft_ms = deadline_ms
-        self.shard_of(entry.key).deadline_moved(entry)
-        self._changed(entry.key, entry, EXPIRY, event, None)
+        entry.home.deadline_moved(entry)
+        self._changed(entry.key, event)
 
     def remove(self, key: bytes, event: bytes = b"del") -> bool:
         """Delete a key because a client said so; was it there? Managed keys are deleted in the store too."""
@@ -264,7 +300,7 @@ class Database:
             self._expire(entry)
             return False
         self._take_out(entry)
-        self._changed(key, None, DELETE, event, None)
+        self._changed(key, event)
         return True
 
     def expire_now(self, entry: Entry) -> None:
@@ -281,36 +317,42 @@ class Database:
     def install(self, key: bytes, kind: int, value: object, deadline_ms: int) -> Entry:
         """Put a value that was loaded: not a client's change, so nobody is told. The caller sets lease and soft_ms."""
         index = self.table_of(key)
-        shard = self.shards[index // self.tables_per_shard]
         value = revive(kind, value)
         weight = key_weight(key) + weigh(kind, value)
         if kind == HASH:
             self.file_fields(key, value)
         entry = self.tables[index].get(key)
         if entry is None:
-            entry = Entry(key, kind, value, deadline_ms, self.now_ms)
+            home = self.home_of(key, index)
+            entry = Entry(key, kind, value, deadline_ms, self.now_ms, home)
             entry.weight = weight
             self.tables[index][key] = entry
-            shard.admit(entry)
+            home.admit(entry)
             if self.observer is not None:
-                shard.newcomer = None
+                self.newcomer = None
                 self.observer.appeared(key)
         else:
             # In place: a renewed key keeps its position, on which a SCAN under way relies, and its hits.
-            shard.unlease(entry)
+            entry.home.unlease(entry)
+            self.graveyard.bury(entry)
             entry.kind = kind
             entry.value = value
-            shard.reweigh(entry, weight)
+            entry.home.reweigh(entry, weight)
             entry.deadline_ms = deadline_ms
             entry.soft_ms = deadline_ms
-            shard.deadline_moved(entry)
+            entry.home.deadline_moved(entry)
         return entry
 
     def clear(self) -> int:
-        """Remove every key from memory; how many."""
+        """Remove every key from memory; how many. O(1024): the keys are freed by and by."""
         dropped = 0
+        for table in self.tables:
+            dropped += len(table)
+            self.graveyard.bury_table(table)
+        # In place: overlays share the list.
+        self.tables[:] = [{} for _ in self.tables]
         for shard in self.shards:
-            dropped += shard.clear()
+            shard.clear()
         self.fields.clear()
         for key in list(self.watched):
             self._notify_watchers(key)
@@ -346,8 +388,7 @@ class Database:
         """Tell this one of everything that happens to keys; None: nobody."""
         self.observer = observer
         self.heeded = bool(self.watched) or observer is not None
-        for shard in self.shards:
-            shard.newcomer = None
+        self.newcomer = None
 
     def note(self, key: bytes, event: bytes) -> None:
         """A change that was told has a second event (SET with EX: set, expire)."""
@@ -367,13 +408,9 @@ class Database:
         now = self.now_ms
         for shard in self.shards:
             while looked < budget:
-                keys = shard.wheel.due(now)
+                keys = shard.wheel.due(now, budget - looked)
                 if not keys:
                     break
-                room = budget - looked
-                if len(keys) > room:
-                    shard.wheel.put_back(keys[room:], now)
-                    keys = keys[:room]
                 looked += len(keys)
                 for key in keys:
                     entry = self.held(key)
@@ -381,11 +418,61 @@ class Database:
                         continue
                     if entry.deadline_ms <= now or entry.gone_ms() <= now:
                         self._expire(entry)
-                    if entry.wheel_s:
+                    # (Not when it has moved to another shard meanwhile, whose wheel has it.)
+                    if entry.wheel_s and entry.home is shard:
                         shard.wheel.settle(entry, now)
-            if shard.wheel.crowded():
-                shard.wheel.rebuild(list(shard.entries()))
+            while looked < budget and shard.wheel.crowded():
+                looked += self._sweep(shard, budget - looked)
         return looked
+
+    def _sweep(self, shard: Shard, budget: int) -> int:
+        # Records of a shard's wheel whose key is gone, has moved or is filed elsewhere are dropped.
+        second, keys = shard.wheel.swept(budget)
+        kept = []
+        for key in keys:
+            entry = self.held(key)
+            if entry is not None and entry.home is shard and entry.wheel_s == second:
+                kept.append(key)
+        shard.wheel.keep(kept)
+        return len(keys)
+
+    def exchange(self, other: Database) -> None:
+        """Swap contents with another database."""
+        self.tables, other.tables = other.tables, self.tables
+        self.shards, other.shards = other.shards, self.shards
+        self.homes, other.homes = other.homes, self.homes
+        self.fields, other.fields = other.fields, self.fields
+        for database in (self, other):
+            for shard in database.shards:
+                shard.database = database.index
+
+    # -- other shards -------------------------------------------------------------------------------------------------
+
+    def furnish(self, homes: list[Shard], own: dict[int, list[Shard]], placement: Placement | None) -> list[Shard]:
+        """From now on entries belong to these shards; the former ones that are not among them, whose entries have to
+        `settle` first."""
+        before = dict.fromkeys(self.homes)
+        for each in self.own_homes.values():
+            before.update(dict.fromkeys(each))
+        self.homes = homes
+        self.own_homes = own
+        self.placement = placement if own else None
+        after = dict.fromkeys(homes)
+        for each in own.values():
+            after.update(dict.fromkeys(each))
+        self.shards += [shard for shard in after if shard not in before]
+        return [shard for shard in before if shard not in after]
+
+    def is_at_home(self, entry: Entry, table: int) -> bool:
+        """Is an entry of that table where it belongs?"""
+        return entry.home is self.home_of(entry.key, table)
+
+    def settle(self, entry: Entry) -> None:
+        """Move an entry to the shard where it belongs. O(1)."""
+        home = self.home_of(entry.key, self.table_of(entry.key))
+        former = entry.home
+        if former is not home and isinstance(former, Shard):
+            former.hand_over(entry, home)
 
     # Fields of hashes have lifetimes of their own, in wall-clock milliseconds (persistence/field_lifetimes.py).
 
@@ -405,12 +492,12 @@ class Database:
         delta = 0
         for field, item in gone:
             delta -= field_weight(field, item) + DEADLINE_OVERHEAD
-        self.shard_of(entry.key).reweigh(entry, entry.weight + delta)
-        self._changed(entry.key, entry, WRITE, b"hexpired", [field for field, _ in gone])
+        entry.home.reweigh(entry, entry.weight + delta)
+        self._changed(entry.key, b"hexpired")
         if not value:
             # As if the key's own time had come: a row behind it has nothing but such fields either.
             entry.deadline_ms = entry.soft_ms = self.now_ms
-            self.shard_of(entry.key).deadline_moved(entry)
+            entry.home.deadline_moved(entry)
             self._expire(entry)
 
     def expire_fields_due(self, wall_ms: int, budget: int) -> int:
@@ -445,7 +532,7 @@ class Database:
             return
         if entry.gone_ms() > self.now_ms:
             if entry.deadline_ms <= self.now_ms:
-                self.shard_of(entry.key).lapse(entry)
+                entry.home.lapse(entry)
             return
         self._take_out(entry)
         self.expired += 1
@@ -457,26 +544,27 @@ class Database:
             self.observer.lost(self, entry.key, b"expired")
 
     def _take_out(self, entry: Entry) -> None:
-        index = self.table_of(entry.key)
-        del self.tables[index][entry.key]
-        self.shards[index // self.tables_per_shard].release(entry)
+        del self.tables[self.table_of(entry.key)][entry.key]
+        if entry.kind != STRING:
+            self.graveyard.bury(entry)
+        entry.home.release(entry)
 
     def refile(self, key: bytes) -> None:
         """The lease or deadline of an entry was changed by the engine."""
         entry = self.held(key)
         if entry is not None:
-            self.shard_of(key).deadline_moved(entry)
+            entry.home.deadline_moved(entry)
 
     def unpinned(self, key: bytes) -> None:
         """A key's unsaved change reached its store: the policy may propose it again."""
         entry = self.held(key)
-        policy = self.shard_of(key).policy
-        if policy is not None and entry is not None and entry.where:
-            policy.unpinned(entry)
+        if entry is not None:
+            entry.home.unpinned(entry)
 
     def take_out_victim(self, entry: Entry) -> None:
-        """Remove an entry that its policy has already let go of."""
+        """Remove an entry that was proposed as a victim."""
         self._take_out(entry)
+        self.evicted += 1
         if entry.lease is not None:
             entry.lease.prefix.counters.evictions += 1
         if self.observer is not None:
@@ -484,12 +572,7 @@ class Database:
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
-    def _touch(self, entry: Entry) -> None:
-        policy = self.shard_of(entry.key).policy
-        if policy is not None and entry.where:
-            policy.touched(entry)
-
-    def _changed(self, key: bytes, entry: Entry | None, verb: int, event: bytes, members: list[bytes] | None) -> None:
+    def _changed(self, key: bytes, event: bytes) -> None:
         self.mutations += 1
         if self.heeded:
             self._tell(key, event)
@@ -499,9 +582,8 @@ class Database:
         observer = self.observer
         if observer is None:
             return
-        shard = self.shard_of(key)
-        is_new = shard.newcomer == key
-        shard.newcomer = None
+        is_new = self.newcomer == key
+        self.newcomer = None
         # Without a name it is the outcome of a command on staged copies, whose events are told when it is complete.
         if event:
             observer.changed(self, key, event, is_new)

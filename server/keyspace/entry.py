@@ -1,10 +1,54 @@
-"""Entry: one key's value and everything the server remembers about it."""
+"""Entry: one key's value and everything the server remembers about it; and Home, the place where it is counted.
+
+An entry and its shard know each other, so what an entry must know of its shard is declared here.
+"""
 
 from __future__ import annotations
+
+from typing import Final
 
 from eviction.policy import Node
 from persistence.change import NEVER
 from persistence.lease import Lease
+
+
+class Home:
+    """What an entry's shard does for it. A bare Home is that of entries outside every database, and does nothing."""
+
+    __slots__ = ("hit_cap",)
+
+    def __init__(self) -> None:
+        # 0: nobody wants to know of hits; > 0: they are counted in the entry up to here; < 0: `touched` is called.
+        self.hit_cap = 0
+
+    def touched(self, entry: Entry) -> None:
+        """The entry was used; called where `hit_cap` says so."""
+
+    def release(self, entry: Entry) -> None:
+        """The entry has left its table, for whatever reason."""
+
+    def unlease(self, entry: Entry) -> None:
+        """The entry stays but is no longer a copy of a row, or its next lease is still to come."""
+
+    def lapse(self, entry: Entry) -> None:
+        """The entry's time is over, and it stays to be served stale."""
+
+    def reweigh(self, entry: Entry, weight: int) -> None:
+        """The entry's weight changed."""
+        entry.weight = weight
+
+    def deadline_moved(self, entry: Entry) -> None:
+        """The entry's deadline changed."""
+
+    def unpinned(self, entry: Entry) -> None:
+        """The entry's unsaved change reached its store."""
+
+    def cost_known(self, entry: Entry) -> None:
+        """The entry's lease says what a load of it costs."""
+
+
+# Of entries that no shard counts: staged copies, and what has left memory.
+NOWHERE: Final = Home()
 
 
 class Entry(Node):
@@ -14,9 +58,11 @@ class Entry(Node):
     it equals the deadline; for managed ones it may come earlier (refresh), and the engine looks before it is served.
     """
 
-    __slots__ = ("access_ms", "deadline_ms", "kind", "lease", "soft_ms", "value", "wheel_s")
+    __slots__ = ("access_ms", "deadline_ms", "home", "kind", "lease", "soft_ms", "value", "wheel_s")
 
-    def __init__(self, key: bytes, kind: int, value: object, deadline_ms: int, now_ms: int) -> None:
+    def __init__(
+        self, key: bytes, kind: int, value: object, deadline_ms: int, now_ms: int, home: Home = NOWHERE
+    ) -> None:
         self.key = key
         self.weight = 0
         self.freq = 0
@@ -34,6 +80,8 @@ class Entry(Node):
         self.wheel_s = 0
         # Set for keys under a prefix rule with a store.
         self.lease: Lease | None = None
+        # The shard that counts it, and that orders it for eviction and expiry.
+        self.home = home
 
     def expires(self) -> bool:
         """Has the key a time to live?"""

@@ -3,7 +3,8 @@
 Appending a key to the bucket of its second costs O(1), and taking what is due costs O(1) per key, without sampling. An
 entry whose deadline moves *later* stays in its old bucket and is filed again when that bucket comes up, so a key that
 is set with a TTL ten thousand times a second is in the wheel once. An entry that is deleted leaves its key behind
-until its second passes; when such leftovers outnumber the living, the wheel is rebuilt (amortised O(1) per removal).
+until its second passes; while such leftovers outnumber the living, the wheel is swept, a slice at a time and round and
+round (amortised O(1) per removal).
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from sortedcontainers import SortedDict
 from persistence.change import NEVER
 from server.keyspace.entry import Entry
 
-# Leftovers that are tolerated whatever the number of living keys: rebuilding a small wheel is not worth a thought.
+# Leftovers that are tolerated whatever the number of living keys: sweeping a small wheel is not worth a thought.
 _SLACK = 4096
 
 
 class ExpiryWheel:
     """Keys by the second in which they expire, for one shard."""
 
-    __slots__ = ("_buckets", "_filed", "_records")
+    __slots__ = ("_buckets", "_filed", "_kept", "_records", "_sweeping")
 
     def __init__(self) -> None:
         self._buckets: SortedDict[int, list[bytes]] = SortedDict()
@@ -28,6 +29,9 @@ class ExpiryWheel:
         self._filed = 0
         # Keys in all buckets, leftovers included.
         self._records = 0
+        # The second whose bucket is being swept, and what of it was looked at and stays.
+        self._sweeping = 0
+        self._kept: list[bytes] = []
 
     def file(self, entry: Entry, earliest_s: int = 1) -> None:
         """Put an entry under the second in which it is due, unless it sits in an earlier one. O(log seconds)."""
@@ -54,22 +58,26 @@ class ExpiryWheel:
             entry.wheel_s = 0
             self._filed -= 1
 
-    def due(self, now_ms: int) -> list[bytes]:
-        """Take out the earliest bucket whose second has passed; empty when none has. Leftovers included."""
+    def due(self, now_ms: int, room: int) -> list[bytes]:
+        """Take up to `room` keys out of the earliest bucket whose second has passed; empty when none has. Leftovers
+        included. O(room)."""
         if not self._buckets:
             return []
         second = self._buckets.keys()[0]
         if second * 1000 > now_ms:
             return []
-        keys: list[bytes] = self._buckets.pop(second)
+        bucket = self._buckets[second]
+        if second == self._sweeping:
+            bucket += self._kept
+            self._kept = []
+            self._sweeping = 0
+        keys: list[bytes] = bucket[-room:]
+        if len(keys) == len(bucket):
+            del self._buckets[second]
+        else:
+            del bucket[-room:]
         self._records -= len(keys)
         return keys
-
-    def put_back(self, keys: list[bytes], now_ms: int) -> None:
-        """Return keys taken by `due` that could not be looked at in this slice; they come up again at once."""
-        second = now_ms // 1000
-        self._buckets.setdefault(second, []).extend(keys)
-        self._records += len(keys)
 
     def settle(self, entry: Entry, now_ms: int) -> None:
         """A key came up whose entry lives on: file it again under its present deadline."""
@@ -83,14 +91,35 @@ class ExpiryWheel:
         """Are there more leftovers than living keys?"""
         return self._records > 2 * self._filed + _SLACK
 
-    def rebuild(self, entries: list[Entry]) -> None:
-        """Start afresh from the living entries. O(n)."""
-        self._buckets.clear()
-        self._filed = 0
-        self._records = 0
-        for entry in entries:
-            entry.wheel_s = 0
-            self.file(entry)
+    def swept(self, room: int) -> tuple[int, list[bytes]]:
+        """Take up to `room` keys out of the bucket that is being swept: its second, and the keys. The caller looks at
+        them and gives back to `keep` those that this second still stands for."""
+        bucket = self._buckets.get(self._sweeping)
+        if bucket is None:
+            # The next one, round and round.
+            self._kept = []
+            position = self._buckets.bisect_right(self._sweeping)
+            if position == len(self._buckets):
+                position = 0
+            self._sweeping, bucket = self._buckets.peekitem(position)
+        keys = bucket[-room:]
+        del bucket[-room:]
+        self._records -= len(keys)
+        return self._sweeping, keys
+
+    def keep(self, keys: list[bytes]) -> None:
+        """These keys of the bucket that is being swept stay, each once."""
+        once = dict.fromkeys(keys)
+        self._kept += once
+        self._records += len(once)
+        if not self._buckets[self._sweeping]:
+            if self._kept:
+                self._buckets[self._sweeping] = self._kept
+            else:
+                del self._buckets[self._sweeping]
+            # The bucket is complete again; the next call goes on behind it.
+            self._kept = []
+            self._sweeping += 1
 
     def __len__(self) -> int:
         return self._filed

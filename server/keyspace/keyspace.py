@@ -1,31 +1,88 @@
-"""Keyspace: all logical databases, the memory limit, and the clock that one batch of commands sees."""
+"""Keyspace: all logical databases, what they may hold, and the clock that one batch of commands sees.
+
+Everything shares one limit, but prefixes with a budget or a policy of their own are counted apart (shard_group.py).
+Their budgets are set aside: while everything together is over the limit, what has no budget gives way first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
-from eviction.policy import Policy
+from eviction.policy import RandomSource
+from eviction.registry import DEFAULT_POLICY
+from server.keyspace.access_trace import AccessTrace, sampled_tables
 from server.keyspace.database import EXPIRE_SLICE, Database, Observer
+from server.keyspace.entry import Entry
+from server.keyspace.placement import Placement, Share
+from server.keyspace.resettling import Resettling
+from server.keyspace.shard import TABLES, Ledger, Shard
+from server.keyspace.shard_group import ShardGroup
+from server.keyspace.terms import NOEVICTION, Terms
 
-# Evictions that one command may cause before it is answered -OOM: bounds the work a single write can be charged with.
-_MAX_EVICTIONS: Final = 10_000
+# Evictions that one write is charged with, about a millisecond: when more is to go, because the limit was lowered or
+# a large value came, the next writes and the server's pulse go on.
+EVICTION_SLICE: Final = 256
+# The same for entries that move to other shards.
+SETTLE_SLICE: Final = 500
+# 2^64 ÷ the golden ratio: multiples of it, modulo 2^64, fall evenly into an interval.
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+_TURNS: Final = (1 << 64) - 1
+_UNLIMITED: Final = 1 << 62
 
 
 class Keyspace:
-    """Databases × shards. Databases are made when first selected, so fifteen unused ones cost nothing."""
+    """Databases, and groups of shards over them. Databases are made when first selected: unused ones cost nothing."""
 
-    __slots__ = ("_databases", "_make_policy", "_observer", "maxmemory", "now_ms", "opened", "shards", "volatile_only")
+    __slots__ = (
+        "_ceiling",
+        "_databases",
+        "_expired_s",
+        "_ledger",
+        "_observer",
+        "_placement",
+        "_random",
+        "_resettling",
+        "_turn",
+        "is_stuck",
+        "limited",
+        "now_ms",
+        "opened",
+        "own",
+        "shards",
+        "shared",
+        "terms",
+        "trace",
+    )
 
-    def __init__(self, databases: int, shards: int) -> None:
+    def __init__(
+        self, databases: int, shards: int, random: RandomSource | None = None, advise_sample: float = 0.0
+    ) -> None:
         self._databases: list[Database | None] = [None] * databases
         self.shards = shards
         self.opened: list[Database] = []
-        # Bytes; 0 means no limit.
-        self.maxmemory = 0
-        # Makes one shard's policy; None means noeviction.
-        self._make_policy: Callable[[], Policy] | None = None
-        self.volatile_only = False
+        # Only the policy `random` needs it.
+        self._random = random
+        # What everything may hold, and who of what has no terms of its own goes first.
+        self.terms = Terms()
+        # Bytes of everything at which room has to be made.
+        self._ceiling = _UNLIMITED
+        # May a write have to make room?
+        self.limited = False
+        # The last attempt to make room for everything found nobody who may go.
+        self.is_stuck = False
+        # Accesses to a sample of database 0; None: none are noted.
+        self.trace = AccessTrace(sampled_tables(advise_sample, TABLES)) if advise_sample > 0 else None
+        # Those of everything that has nothing of its own; and by number of a prefix those of the others.
+        self.shared = ShardGroup(self.terms, random, self.trace)
+        self.own: dict[int, ShardGroup] = {}
+        self._ledger = Ledger()
+        self._placement: Placement | None = None
+        # Entries under way to other shards; None: all are where they belong.
+        self._resettling: Resettling | None = None
+        # Up to which second everything that ran out has been taken out for room.
+        self._expired_s = 0
+        # Chooses who pays among several that share the limit.
+        self._turn = 0
         self._observer: Observer | None = None
         self.now_ms = 0
         self.database(0)
@@ -35,24 +92,30 @@ class Keyspace:
         """Number of logical databases."""
         return len(self._databases)
 
+    @property
+    def maxmemory(self) -> int:
+        """Bytes that everything may hold; 0 means no limit."""
+        return self.terms.maxmemory
+
     def database(self, index: int) -> Database:
         """The database of that number, 0 … size - 1."""
         database = self._databases[index]
         if database is None:
-            database = Database(index, self.shards)
+            homes = self.shared.furnish(index, self.shards, self.terms.maxmemory > 0)
+            database = Database(index, self.shards, homes)
             database.now_ms = self.now_ms
             self._databases[index] = database
             self.opened.append(database)
-            self._arm(database)
+            self._share_out()
             database.observe(self._observer)
         return database
 
     def swap(self, first: int, second: int) -> None:
         """Exchange the contents of two databases: sessions keep their Database object, so contents move."""
         a, b = self.database(first), self.database(second)
-        a.shards, b.shards = b.shards, a.shards
-        a.tables, b.tables = b.tables, a.tables
-        a.fields, b.fields = b.fields, a.fields
+        while self._resettling is not None:
+            self._settle()
+        a.exchange(b)
         for database in (a, b):
             for key in list(database.watched):
                 database.touch_watchers(key)
@@ -71,64 +134,236 @@ class Keyspace:
         for database in self.opened:
             database.now_ms = now_ms
 
-    def used(self) -> int:
-        """Estimated bytes of everything held."""
-        return sum(database.used_bytes() for database in self.opened)
-
-    def limit(self, maxmemory: int, make_policy: Callable[[], Policy] | None, volatile_only: bool) -> None:
-        """Set the memory limit and the policy, also at run time. O(n) when the policy changes."""
-        self.maxmemory = maxmemory
-        self._make_policy = make_policy if maxmemory else None
-        self.volatile_only = volatile_only
+    def dig(self, budget: int) -> bool:
+        """Free about so many objects that no key holds any more; is there more?"""
         for database in self.opened:
-            self._arm(database)
+            if len(database.graveyard):
+                return database.graveyard.dig(budget) or self.is_littered()
+        return False
 
-    def _arm(self, database: Database) -> None:
-        make = self._make_policy
-        database.hit_cap = 0
-        for shard in database.shards:
-            policy = make() if make is not None else None
-            if policy is not None:
-                database.hit_cap = -1 if policy.needs_touch else policy.hit_cap
-                policy.set_capacity(max(1, self.maxmemory // self.shards), 0)
-            if policy is not None or shard.policy is not None:
-                shard.use(policy, self.volatile_only)
+    def is_littered(self) -> bool:
+        """Is there something that no key holds any more, and that is still in memory?"""
+        return any(len(database.graveyard) for database in self.opened)
+
+    def used(self) -> int:
+        """Estimated bytes of everything held. O(1)."""
+        return self.shared.tally.bytes + self._ledger.own_bytes
+
+    def terms_of(self, name: str) -> Terms:
+        """The terms of a prefix rule: its own, or, without a budget, those of everything."""
+        for group in self.own.values():
+            if group.name == name:
+                return group.terms
+        return Terms(0, self.terms.policy, self.terms.volatile_only, self.terms.weighs_cost)
+
+    # -- terms --------------------------------------------------------------------------------------------------------
+
+    def limit(self, terms: Terms) -> None:
+        """Other terms for everything, also at run time. When another order is asked for, entries move to new shards:
+        newcomers at once, the others in slices (`tidy`)."""
+        before = self.terms
+        self.terms = terms
+        self._rearrange(not terms.same_order(before) or (terms.maxmemory > 0) != (before.maxmemory > 0), False)
+
+    def partition(self, shares: list[Share]) -> None:
+        """These prefixes are all that the rules name, in matching order; some have terms of their own."""
+        if self.trace is not None:
+            self.trace.placement = Placement(shares) if shares else None
+            self.trace.clear()
+        placement = Placement(shares) if any(share.terms is not None for share in shares) else None
+        if placement is not None or self._placement is not None:
+            before = self._placement.shares if self._placement is not None else []
+            self._placement = placement
+            heads = [(share.head, share.terms is None) for share in shares]
+            self._rearrange(False, heads != [(share.head, share.terms is None) for share in before])
+
+    def _rearrange(self, shared_anew: bool, placed_anew: bool) -> None:
+        # Builds the groups that the terms ask for, keeps those that are right already, and lets entries move.
+        before = self.own
+        self.own = self._own_groups(before)
+        self.shared.terms = self.terms
+        if shared_anew:
+            self.shared.leave()
+        for group in before.values():
+            if group.own is not None and group not in self.own.values():
+                group.own.limit = 0
+        if shared_anew or placed_anew or before != self.own:
+            for database in self.opened:
+                self._refurnish(database, shared_anew, before)
+        self._ceiling = self.terms.maxmemory or _UNLIMITED
+        self.limited = self.terms.maxmemory > 0 or any(group.terms.maxmemory for group in self.own.values())
+        self.is_stuck = False
+        self._share_out()
+        self._settle()
+
+    def _refurnish(self, database: Database, shared_anew: bool, before: dict[int, ShardGroup]) -> None:
+        bounded = self.terms.maxmemory > 0
+        homes = database.homes
+        if shared_anew:
+            homes = self.shared.furnish(database.index, self.shards, bounded)
+        own: dict[int, list[Shard]] = {}
+        if database.index == 0:
+            kept = {group: number for number, group in before.items()}
+            for number, group in self.own.items():
+                if group in kept:
+                    own[number] = database.own_homes[kept[group]]
+                else:
+                    own[number] = group.furnish(0, self.shards, bounded or group.terms.maxmemory > 0)
+        leaving = database.furnish(homes, own, self._placement)
+        if self._resettling is None:
+            self._resettling = Resettling()
+        self._resettling.begin(database, leaving)
+
+    def _own_groups(self, before: dict[int, ShardGroup]) -> dict[int, ShardGroup]:
+        groups: dict[int, ShardGroup] = {}
+        if self._placement is None:
+            return groups
+        former = {group.name: group for group in before.values()}
+        for number, share in enumerate(self._placement.shares, 1):
+            if share.terms is None:
+                continue
+            terms = self._terms_of(share.terms)
+            group = former.get(share.name)
+            if group is None or not group.takes(terms, self.terms.maxmemory > 0):
+                group = ShardGroup(terms, self._random, self.trace)
+            group.claim(share.name, number, terms, self._ledger)
+            groups[number] = group
+        return groups
+
+    def _terms_of(self, own: Terms) -> Terms:
+        # A prefix that shares the policy and has a budget needs one that makes room; all of its keys may go.
+        policy = own.policy or self.terms.policy
+        if policy == NOEVICTION and own.maxmemory:
+            policy = DEFAULT_POLICY
+        return Terms(own.maxmemory, policy, False, own.weighs_cost)
+
+    def _share_out(self) -> None:
+        # Tell every group what it may count on.
+        maxmemory = self.terms.maxmemory
+        set_aside = sum(group.terms.maxmemory for group in self.own.values())
+        alone = all(group.terms.maxmemory for group in self.own.values())
+        rest = maxmemory - set_aside
+        self.shared.limit((rest if rest > 0 else maxmemory) if alone else 0, len(self.opened))
+        for group in self.own.values():
+            group.limit(group.terms.maxmemory, 1)
+
+    # -- making room --------------------------------------------------------------------------------------------------
 
     def make_room(self) -> bool:
-        """Before a write that may grow memory: evict until below the limit. False: nothing more may be evicted."""
-        if not self.maxmemory:
-            return True
-        excess = self.used() - self.maxmemory
-        if excess <= 0:
-            return True
-        for database in self.opened:
-            database.expire_due(EXPIRE_SLICE)
-        excess = self.used() - self.maxmemory
-        for _ in range(_MAX_EVICTIONS):
-            if excess <= 0:
-                return True
-            freed = self._evict_from_fullest()
-            if not freed:
-                return False
-            excess -= freed
-        return excess <= 0
+        """Before a write that may grow memory: evict what is over a limit. False: there is no room, and nobody may go.
 
-    def _evict_from_fullest(self) -> int:
-        # The fullest shard pays first, which keeps shards level and costs O(shards) per eviction.
-        candidates = sorted(
-            (
-                (shard.bytes, position, database)
-                for database in self.opened
-                for position, shard in enumerate(database.shards)
-            ),
-            key=lambda item: -item[0],
-        )
-        for weight, position, database in candidates:
-            if not weight:
-                break
-            victim = database.shards[position].evict_one()
-            if victim is not None:
-                freed = victim.weight
-                database.take_out_victim(victim)
-                return freed
-        return 0
+        O(1) while nothing is over its limit. What takes more than a slice goes on with the next call.
+        """
+        if self.used() <= self._ceiling and not self._ledger.over:
+            return True
+        if not self._expire_first():
+            return True
+        budget = self._relieve(EVICTION_SLICE)
+        self.is_stuck = not self._lower(budget)
+        return not self.is_stuck
+
+    def tidy(self) -> bool:
+        """One slice of moving entries to other shards and of evicting; is there more to do?"""
+        self._settle()
+        room = self.make_room()
+        return self._resettling is not None or (room and self.used() > self._ceiling)
+
+    def _settle(self) -> None:
+        resettling = self._resettling
+        if resettling is not None:
+            resettling.step(SETTLE_SLICE)
+            if resettling.is_over:
+                self._resettling = None
+                self.shared.forget_former()
+                for group in self.own.values():
+                    group.forget_former()
+
+    @property
+    def awaits_saving(self) -> bool:
+        """Is something over its limit, and has somebody been passed over because its change is unsaved?"""
+        if self.used() <= self._ceiling and not self._ledger.over:
+            return False
+        return self.shared.awaits_saving or any(group.awaits_saving for group in self.own.values())
+
+    def _expire_first(self) -> bool:
+        # What is past its time goes before anything alive; False when there may be more of it. Looked for once a
+        # second, because the wheels turn by seconds.
+        second = self.now_ms // 1000
+        if second == self._expired_s:
+            return True
+        if max([database.expire_due(EXPIRE_SLICE) for database in self.opened]) >= EXPIRE_SLICE:
+            return False
+        self._expired_s = second
+        return True
+
+    def _relieve(self, budget: int) -> int:
+        # Prefixes over their own budgets; what is left of ours. One that cannot shrink now is tried again.
+        over = self._ledger.over
+        if not over:
+            return budget
+        still = []
+        for tally in over:
+            group = self.own.get(tally.number)
+            while tally.limit and tally.bytes > tally.limit and budget > 0:
+                if group is None or not self._evict_from(group):
+                    break
+                budget -= 1
+            if tally.limit and tally.bytes > tally.limit:
+                still.append(tally)
+            else:
+                tally.is_over = False
+        self._ledger.over = still
+        return max(1, budget)
+
+    def _lower(self, budget: int) -> bool:
+        # Everything together; False when it is over the limit and nobody may go.
+        while self.used() > self._ceiling:
+            if budget <= 0:
+                return True
+            budget -= 1
+            if self._evict_from(self._payer()):
+                continue
+            if any(self._evict_from(group) for group in self._by_size()):
+                continue
+            if self._resettling is None or self._resettling.is_over:
+                return False
+            # What no policy has known so far gets to know one.
+            self._resettling.step(SETTLE_SLICE)
+            budget -= SETTLE_SLICE // 4
+        return True
+
+    def _payer(self) -> ShardGroup:
+        # Those without a budget pay in proportion to what they hold, as if they were one.
+        shared = self.shared
+        if not self.own:
+            return shared
+        payers = [group for group in self.own.values() if not group.terms.maxmemory]
+        if not payers:
+            return shared
+        total = shared.tally.bytes + sum([group.tally.bytes for group in payers])
+        self._turn = (self._turn + _GOLDEN) & _TURNS
+        point = self._turn * total >> 64
+        for group in payers:
+            point -= group.tally.bytes
+            if point < 0:
+                return group
+        return shared
+
+    def _by_size(self) -> list[ShardGroup]:
+        # The fullest first, those with a budget last.
+        groups = [self.shared, *self.own.values()]
+        groups.sort(key=_fullness)
+        return groups
+
+    def _evict_from(self, group: ShardGroup) -> bool:
+        entry: Entry | None = group.next_victim()
+        if entry is None:
+            return False
+        home = entry.home
+        assert isinstance(home, Shard)
+        self.database(home.database).take_out_victim(entry)
+        return True
+
+
+def _fullness(group: ShardGroup) -> tuple[bool, int]:
+    return group.terms.maxmemory > 0 and group.own is not None, -group.tally.bytes

@@ -34,14 +34,19 @@ class Overlay(Database):
         self.misses = 0
         self.expired = 0
         self.mutations = 0
-        self.hit_cap = 0
+        self.evicted = 0
+        self.newcomer = None
         self.watched = {}
         self.observer = None
         self.heeded = False
         self.fields = base.fields
+        self.graveyard = base.graveyard
         self.shards = base.shards
         self.tables = base.tables
         self.tables_per_shard = base.tables_per_shard
+        self.homes = base.homes
+        self.own_homes = base.own_homes
+        self.placement = base.placement
         # Key → its entry as this command sees it; None: absent. Loaded values and staged copies alike.
         self.staged: dict[bytes, Entry | None] = {}
         # Keys under a rule whose row was not looked at: a DEL may or may not meet one.
@@ -56,6 +61,16 @@ class Overlay(Database):
         self.events: list[tuple[bytes, bytes, bool]] = []
 
     # -- preparing ----------------------------------------------------------------------------------------------------
+
+    def begin_read(self) -> None:
+        """Be a new view, for a command that changes nothing; the last one was for such a command, too."""
+        base = self.base
+        self.now_ms = base.now_ms
+        self.fields = base.fields
+        self.shards = base.shards
+        self.tables = base.tables
+        if self.staged:
+            self.staged.clear()
 
     def stage_loaded(self, key: bytes, kind: int, value: object, deadline_ms: int) -> None:
         """This command sees the key with a value that was loaded for it."""

@@ -1,23 +1,73 @@
-"""Shard: a contiguous range of slots with its entries, deadlines, eviction policy and byte count.
+"""Shard: a part of a database's entries that is counted, ordered for eviction and filed for expiry together.
 
-The keys of a shard lie in many small dictionaries, by slot range, because a big dictionary stops the world when it
-grows. A policy proposes victims; the shard alone removes entries and counts bytes.
+The entries themselves lie in the database's tables, many small dictionaries by slot range, because a big dictionary
+stops the world when it grows. A shard has a run of those tables, and of what lies there the entries of its group: most
+shards belong to the group of everything that has no budget of its own (shard_group.py). An entry knows its shard, so
+that whoever has found the entry need not look for it.
+
+A policy proposes victims; the shard alone removes entries and counts bytes. A shard keeps its policy for life: other
+terms mean other shards, to which the entries move one by one (resettling.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from eviction.policy import Node, Policy
 from persistence.change import NEVER
-from persistence.lease import Lease
-from server.keyspace.entry import Entry
+from server.keyspace.access_trace import AccessTrace
+from server.keyspace.entry import NOWHERE, Entry, Home
 from server.keyspace.expiry import ExpiryWheel
 
 # 1,024 dictionaries of 16 slots each per database: 5 M keys make about 5,000 entries a dictionary, whose growth costs
 # well under a millisecond.
 TABLES: Final = 1024
+
+
+class Tally:
+    """What a group of shards holds, and what of that leaves first."""
+
+    __slots__ = ("bytes", "stale")
+
+    def __init__(self) -> None:
+        # Estimated bytes of all entries (weights.py).
+        self.bytes = 0
+        # Entries whose time is over and that are kept for stale serving alone. (A dictionary as a set: its last item
+        # is taken in O(1), its first is not.)
+        self.stale: dict[Entry, None] = {}
+
+
+class OwnTally(Tally):
+    """The tally of a prefix that has its own budget or policy: told apart from the rest, and watched."""
+
+    __slots__ = ("is_over", "ledger", "limit", "number")
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self.ledger = ledger
+        # Of the prefix (placement.py).
+        self.number = 0
+        # Bytes; 0 when only the policy is its own.
+        self.limit = 0
+        # It stands in the ledger's list of those over their limit.
+        self.is_over = False
+
+    def grew(self, delta: int) -> None:
+        """`bytes` has changed by so much, or `limit` has."""
+        self.ledger.own_bytes += delta
+        if delta >= 0 and self.limit and self.bytes > self.limit and not self.is_over:
+            self.is_over = True
+            self.ledger.over.append(self)
+
+
+class Ledger:
+    """What prefixes with a budget or policy of their own hold together, and which of them hold too much."""
+
+    __slots__ = ("over", "own_bytes")
+
+    def __init__(self) -> None:
+        self.own_bytes = 0
+        self.over: list[OwnTally] = []
 
 
 def is_dirty(node: Node) -> bool:
@@ -26,45 +76,66 @@ def is_dirty(node: Node) -> bool:
     return node.lease is not None and node.lease.dirty_seq != 0
 
 
-class Shard:
+class Shard(Home):
     """One shard of one database."""
 
     __slots__ = (
         "bytes",
         "count",
-        "evictions",
+        "database",
         "first_table",
         "lapsed",
-        "newcomer",
         "policy",
-        "tables",
+        "table_count",
+        "tally",
         "volatile_only",
         "wheel",
     )
 
-    def __init__(self, first_table: int, tables: int) -> None:
+    def __init__(
+        self,
+        database: int,
+        first_table: int,
+        table_count: int,
+        tally: Tally,
+        policy: Policy | None,
+        volatile_only: bool,
+    ) -> None:
+        super().__init__()
+        # The database's number, and which of its tables hold the entries.
+        self.database = database
         self.first_table = first_table
-        self.tables: list[dict[bytes, Entry]] = [{} for _ in range(tables)]
+        self.table_count = table_count
+        self.tally = tally
         self.wheel = ExpiryWheel()
-        # None when nothing may be evicted: no limit, or noeviction.
-        self.policy: Policy | None = None
+        # None when nothing may be evicted: no limit, or noeviction. Shards may share one.
+        self.policy = policy
         # The policy holds only keys with a time to live.
-        self.volatile_only = False
+        self.volatile_only = volatile_only
         # Estimated bytes of all entries (weights.py).
         self.bytes = 0
         # Number of entries, expired but not yet removed ones included.
         self.count = 0
         # Those among them whose time is over and that are kept for stale serving alone.
         self.lapsed = 0
-        # The key that came last: by it an observer tells a new key from one that was overwritten.
-        self.newcomer: bytes | None = None
-        self.evictions = 0
+        self.heed()
+
+    def heed(self) -> None:
+        """Ask for as many hits as the policy wants."""
+        policy = self.policy
+        if policy is None:
+            self.hit_cap = 0
+        else:
+            self.hit_cap = -1 if policy.needs_touch else policy.hit_cap
+
+    # -- coming and going ---------------------------------------------------------------------------------------------
 
     def admit(self, entry: Entry) -> None:
-        """A new entry with its weight set is now in one of the tables."""
-        self.bytes += entry.weight
+        """A new entry with its weight and this home is now in one of the tables."""
+        weight = entry.weight
+        self.bytes += weight
+        self.tally.bytes += weight
         self.count += 1
-        self.newcomer = entry.key
         if entry.deadline_ms != NEVER:
             self.wheel.file(entry)
         if self.policy is not None:
@@ -78,53 +149,101 @@ class Shard:
             policy.deadline_changed(entry, 0 if entry.deadline_ms == NEVER else entry.deadline_ms)
 
     def release(self, entry: Entry) -> None:
-        """An entry has left its table, for whatever reason but eviction."""
-        self.bytes -= entry.weight
+        lease = entry.lease
+        if lease is not None:
+            lease.prefix.keys -= 1
+            lease.prefix.bytes -= entry.weight
+        self._let_go(entry)
+        entry.home = NOWHERE
+
+    def _let_go(self, entry: Entry) -> None:
+        # Undoes `admit`.
+        weight = entry.weight
+        self.bytes -= weight
+        self.tally.bytes -= weight
         self.count -= 1
         if entry.lease is not None:
-            entry.lease.prefix.keys -= 1
-            entry.lease.prefix.bytes -= entry.weight
-            self._revive(entry.lease)
+            self._revive(entry)
         if entry.wheel_s:
             self.wheel.forget(entry)
         if self.policy is not None and entry.where:
             self.policy.removed(entry)
 
+    def hand_over(self, entry: Entry, heir: Shard) -> None:
+        """The entry belongs to another shard now; it stays in its table. Its policy there keeps what hits it can."""
+        lapsed = entry.lease is not None and entry.lease.lapsed
+        self._let_go(entry)
+        entry.home = heir
+        heir.adopt(entry)
+        if lapsed:
+            heir.lapse(entry)
+
+    def adopt(self, entry: Entry) -> None:
+        """An entry comes from another shard."""
+        weight = entry.weight
+        self.bytes += weight
+        self.tally.bytes += weight
+        self.count += 1
+        if entry.deadline_ms != NEVER:
+            self.wheel.file(entry)
+        policy = self.policy
+        if policy is None:
+            entry.freq = 0
+        elif not self.volatile_only or entry.deadline_ms != NEVER:
+            policy.adopt((entry,))
+            if policy.needs_deadlines:
+                policy.deadline_changed(entry, 0 if entry.deadline_ms == NEVER else entry.deadline_ms)
+
+    # -- what becomes of an entry -------------------------------------------------------------------------------------
+
+    def touched(self, entry: Entry) -> None:
+        policy = self.policy
+        if policy is None or not entry.where:
+            return
+        # Whoever counts hits in the entry itself wants to hear only of those that it has marked.
+        cap = -1 if policy.needs_touch else policy.hit_cap
+        if entry.freq < cap:
+            entry.freq += 1
+        elif entry.freq > cap:
+            policy.touched(entry)
+
     def unlease(self, entry: Entry) -> None:
-        """The entry stays but is no longer a copy of a row, or its next lease is still to come."""
         lease = entry.lease
         if lease is not None:
             lease.prefix.keys -= 1
             lease.prefix.bytes -= entry.weight
-            self._revive(lease)
+            self._revive(entry)
             entry.lease = None
 
     def lapse(self, entry: Entry) -> None:
-        """The entry's time is over, and it stays to be served stale: from now on it is not counted as a key."""
+        # From now on it is not counted as a key.
         lease = entry.lease
         if lease is not None and not lease.lapsed:
             lease.lapsed = True
             self.lapsed += 1
+            self.tally.stale[entry] = None
 
-    def _revive(self, lease: Lease) -> None:
-        if lease.lapsed:
+    def _revive(self, entry: Entry) -> None:
+        lease = entry.lease
+        if lease is not None and lease.lapsed:
             lease.lapsed = False
             self.lapsed -= 1
+            self.tally.stale.pop(entry, None)
 
     def reweigh(self, entry: Entry, weight: int) -> None:
-        """The entry's weight changed."""
         old = entry.weight
         entry.weight = weight
         self.bytes += weight - old
+        self.tally.bytes += weight - old
         if entry.lease is not None:
             entry.lease.prefix.bytes += weight - old
         if self.policy is not None and entry.where:
             self.policy.resized(entry, old)
 
     def deadline_moved(self, entry: Entry) -> None:
-        """The entry's deadline changed: refile it, and with scope `volatile` let the policy know."""
+        # Refile it, and with scope `volatile` let the policy know.
         if entry.lease is not None:
-            self._revive(entry.lease)
+            self._revive(entry)
         if entry.wheel_s and entry.gone_ms() == NEVER:
             self.wheel.forget(entry)
         else:
@@ -140,45 +259,105 @@ class Shard:
         elif policy.needs_deadlines and entry.where:
             policy.deadline_changed(entry, 0 if entry.deadline_ms == NEVER else entry.deadline_ms)
 
-    def use(self, policy: Policy | None, volatile_only: bool) -> None:
-        """Change the policy at run time; what is here is handed over. O(n)."""
-        self.policy = policy
-        self.volatile_only = volatile_only
-        for entry in self.entries():
-            entry.where = 0
-            entry.freq = 0
-            if policy is not None:
-                self._enlist(policy, entry)
+    def unpinned(self, entry: Entry) -> None:
+        if self.policy is not None and entry.where:
+            self.policy.unpinned(entry)
 
-    def evict_one(self) -> Entry | None:
-        """Take out one victim; None when nothing may be evicted."""
-        if self.policy is None:
-            return None
-        victim = self.policy.victim(is_dirty)
-        if victim is None:
-            return None
-        assert isinstance(victim, Entry)
-        self.evictions += 1
-        return victim
-
-    def entries(self) -> Iterator[Entry]:
-        """Every entry. The tables must not change meanwhile."""
-        for table in self.tables:
-            yield from table.values()
-
-    def clear(self) -> int:
-        """Empty the shard; how many entries were dropped."""
-        dropped = self.count
-        for entry in self.entries():
-            if entry.lease is not None:
-                entry.lease.prefix.keys -= 1
-                entry.lease.prefix.bytes -= entry.weight
-        for table in self.tables:
-            table.clear()
+    def clear(self) -> None:
+        """Every entry has left its table."""
         self.wheel = ExpiryWheel()
         if self.policy is not None:
             self.policy.clear()
+        if self.lapsed:
+            stale = self.tally.stale
+            for entry in [entry for entry in stale if entry.home is self]:
+                del stale[entry]
+        self.tally.bytes -= self.bytes
         self.bytes = 0
         self.count = 0
         self.lapsed = 0
-        return dropped
+
+
+class TappedShard(Shard):
+    """A shard whose accesses are noted (access_trace.py): it has the sampled tables of another, and its policy."""
+
+    __slots__ = ("trace",)
+
+    def __init__(
+        self,
+        database: int,
+        first_table: int,
+        table_count: int,
+        tally: Tally,
+        policy: Policy | None,
+        volatile_only: bool,
+        trace: AccessTrace,
+    ) -> None:
+        self.trace = trace
+        super().__init__(database, first_table, table_count, tally, policy, volatile_only)
+
+    def heed(self) -> None:
+        self.hit_cap = -1
+
+    def admit(self, entry: Entry) -> None:
+        self.trace.note(entry.key, entry.weight, False)
+        super().admit(entry)
+
+    def touched(self, entry: Entry) -> None:
+        self.trace.note(entry.key, entry.weight, True)
+        super().touched(entry)
+
+
+class OwnShard(Shard):
+    """A shard of a prefix that has its own budget or policy."""
+
+    __slots__ = ("own", "trace")
+
+    def __init__(
+        self,
+        database: int,
+        first_table: int,
+        table_count: int,
+        tally: OwnTally,
+        policy: Policy | None,
+        volatile_only: bool,
+        trace: AccessTrace | None,
+    ) -> None:
+        self.own = tally
+        # Of a shard whose accesses are noted.
+        self.trace = trace
+        super().__init__(database, first_table, table_count, tally, policy, volatile_only)
+
+    def heed(self) -> None:
+        super().heed()
+        if self.trace is not None:
+            self.hit_cap = -1
+
+    def admit(self, entry: Entry) -> None:
+        if self.trace is not None:
+            self.trace.note(entry.key, entry.weight, False)
+        super().admit(entry)
+        self.own.grew(entry.weight)
+
+    def adopt(self, entry: Entry) -> None:
+        super().adopt(entry)
+        self.own.grew(entry.weight)
+
+    def _let_go(self, entry: Entry) -> None:
+        super()._let_go(entry)
+        self.own.grew(-entry.weight)
+
+    def reweigh(self, entry: Entry, weight: int) -> None:
+        delta = weight - entry.weight
+        super().reweigh(entry, weight)
+        self.own.grew(delta)
+
+    def touched(self, entry: Entry) -> None:
+        if self.trace is not None:
+            self.trace.note(entry.key, entry.weight, True)
+        super().touched(entry)
+
+    def clear(self) -> None:
+        dropped = self.bytes
+        super().clear()
+        self.own.grew(-dropped)

@@ -25,9 +25,9 @@ MEMBER_OVERHEAD: Final = 56 + BYTES_OVERHEAD
 # An empty ListValue with its two lists; and an element's share of them at average fill.
 LIST_OVERHEAD: Final = 224
 ITEM_OVERHEAD: Final = 9 + BYTES_OVERHEAD
-# An empty SortedSet with its dictionary and list; and a member's share of them, with its score and its pair.
+# An empty SortedSet with its dictionary and order; and a member's share of them, with its score and two places.
 SORTED_SET_OVERHEAD: Final = 536
-SCORED_OVERHEAD: Final = 36 + 32 + 72 + 8 + BYTES_OVERHEAD
+SCORED_OVERHEAD: Final = 36 + 32 + 20 + BYTES_OVERHEAD
 
 # A word of a stream's entry; an entry beside its words, with its id; an empty Stream; and what a group and its members
 # cost. What is pending stands in two places.

@@ -13,7 +13,8 @@ import logging
 import os
 from typing import Any, Final, cast
 
-from protocol.encoder import encode_into
+from persistence.loader import Parked
+from protocol.encoder import BULK_HEADERS, encode_into
 from protocol.limits import (
     DEFAULT,
     OUTPUT_HARD_NORMAL,
@@ -260,7 +261,10 @@ class Connection(asyncio.Protocol):
         waiting, self.session.waiting = self.session.waiting, None
         self._idle = False
         self._waits = True
-        self._task = asyncio.get_running_loop().create_task(self._finish(waiting))
+        if isinstance(waiting, Parked):
+            waiting.answer_to(self._finished)
+        elif waiting is not None:
+            self._task = asyncio.get_running_loop().create_task(self._finish(waiting))
 
     def _hold(self, out: list[bytes], long_bytes: int) -> None:
         # These replies tell of changes that the journal has not made durable yet. Until it has, the connection waits as
@@ -373,25 +377,53 @@ class Connection(asyncio.Protocol):
         self.close_when_written()
 
     async def _finish(self, waiting: Any) -> None:
-        # The command that waited; then whatever came behind it.
         reply = await waiting
         self._task = None
+        self._finished(reply)
+
+    def _finished(self, reply: object) -> None:
+        # The command that waited; then whatever came behind it.
         self._waits = False
+        waiting = self.session.waiting
         if self.closing:
+            if waiting is not None:
+                waiting.close()
+                self.session.waiting = None
             return
-        out: list[bytes] = []
-        if isinstance(reply, Error):
-            self.peers.dispatch.count_error(reply)
-        size = encode_into(out, reply, self.session.protocol)
-        if self.session.hold_seq:
-            self._hold(out, size)
+        if waiting is not None:
+            # What looked like a miss has to be planned.
+            self._wait([self._last])
             return
-        if out:
-            self._write(out, size)
+        if type(reply) is bytes and len(reply) < len(BULK_HEADERS) and not self.session.hold_seq:
+            self._send(BULK_HEADERS[len(reply)] + reply + b"\r\n")
+        elif self._tell(reply):
+            return
         if self.session.close_after_reply:
             self.close_when_written()
         elif not self._write_blocked:
-            self._serve(self._commands, self._position)
+            if self._position >= len(self._commands) and self.parser.drained and self._may_rest():
+                self._commands = _NOTHING
+                self._position = 0
+                self._idle = True
+            else:
+                self._serve(self._commands, self._position)
+
+    def _tell(self, reply: object) -> bool:
+        # True: the reply is held back.
+        out: list[bytes] = []
+        if isinstance(reply, Error):
+            self._dispatch.count_error(reply)
+        size = encode_into(out, reply, self.session.protocol)
+        if self.session.hold_seq:
+            self._hold(out, size)
+            return True
+        if out:
+            self._write(out, size)
+        return False
+
+    def _may_rest(self) -> bool:
+        # Nothing but the next read is to be waited for.
+        return self._trusted and not (self._eof or self._paused or self.closing or self.peers.draining)
 
     def _write(self, out: list[bytes], long_bytes: int) -> None:
         # Small batches leave as one piece; large values are handed over as they are, without another copy.

@@ -315,6 +315,7 @@ async def users(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.mark.postgres
+@pytest.mark.serial
 @pytest.mark.parametrize("place", [0, 999, Random(7).randrange(1000)])
 async def test_one_poison_row_of_a_thousand_is_one_dead_letter_and_delays_nobody(
     users: asyncpg.Connection, postgres_url: str, tmp_path: Path, place: int

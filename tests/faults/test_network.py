@@ -134,6 +134,7 @@ async def test_network_is_a_black_hole_for_ten_seconds(scene: Scene) -> None:
     await scene.verify()
 
 
+@pytest.mark.serial
 async def test_latency_of_200_ms_with_jitter_is_no_outage(scene: Scene) -> None:
     await scene.start(statement_timeout="2500ms", load_timeout="4s")
     random = Random(1)

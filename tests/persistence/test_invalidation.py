@@ -327,6 +327,7 @@ async def test_lower_number_that_commits_later_is_not_missed(case: Case) -> None
 
 
 @postgres
+@pytest.mark.serial
 async def test_change_is_heard_within_a_moment(case: Case) -> None:
     await case.sql("insert into users (id, name, email) values (1, '0', 'ada@x')")
     node, client = await case.start(USER)

@@ -665,3 +665,78 @@ async def test_a_row_that_is_refused_everywhere_holds_up_nobody() -> None:
         outage.moments[BEFORE, "apply"] = refuse
         await life.flush()
         assert await life.call("CACHE.DLQ", "COUNT") == 1
+
+
+# -- what cannot be saved does not hold the journal -------------------------------------------------------------------
+
+
+async def fill_segments(life: Life, least: int) -> None:
+    """A key that is written again and again: no record of it but the last is needed."""
+    while life.journal.stats().segments < least:
+        await life.call("SET", "kv:hot", b"x" * 4096)
+
+
+@pytest.mark.parametrize("fsync", ["always", "everysec"])
+async def test_old_unsaved_changes_are_recorded_once_more_and_the_segments_before_them_go(fsync: str) -> None:
+    store = shop_store()
+    async with Life(store, ALL, FakeDisk(), fsync) as first:
+        await first.call("SET", "kv:text", "text", "PX", 3_600_000)
+        await first.call("EXPIREAT", "kv:text", 4_102_444_800)
+        await first.call("HSET", "user:1", "name", "ann")
+        await first.call("SADD", "cart:1", "apple", "pear")
+        await first.call("ZADD", "board:1", "1.5", "ann")
+        await first.call("DEL", "item:1")
+        await first.call("SET", "item:2", "before")
+        await first.call("DEL", "item:2")
+        await first.call("SET", "item:2", "body")
+        await fill_segments(first, 5)
+        # Half of what a set has changed is in an old segment, half in the newest.
+        await first.call("SREM", "cart:1", "pear")
+        before = first.journal.stats()
+        below = first.journal.held_up(8192)
+        assert below
+        assert await first.engine.queues["main"].carry_forward(below) == 6
+        assert await first.engine.queues["main"].carry_forward(below) == 0
+        await eventually(lambda: first.journal.stats().segments == 1 or None)
+        assert first.journal.held_up(8192) == 0
+        assert first.journal.stats().unsaved_keys == before.unsaved_keys == 7
+        disk = first.kill()
+    async with Life(store, ALL, disk, fsync) as second:
+        assert second.found.keys == 7
+        assert await second.call("GET", "kv:text") == b"text"
+        assert await second.call("EXPIRETIME", "kv:text") == 4_102_444_800
+        assert await second.call("EXISTS", "item:1") == 0
+        await second.flush()
+        assert await second.call("HGET", "user:1", "name") == b"ann"
+        assert await second.call("SMEMBERS", "cart:1") == [b"apple"]
+        assert second.journal.stats().unsaved_keys == 0
+    assert store.tables["items"].rows[2,]["body"] == "body"
+    assert {row["score"] for row in store.tables["boards"].rows.values()} == {1.5}
+
+
+async def test_a_change_on_top_of_one_that_flies_is_left_where_it_is() -> None:
+    store = shop_store()
+    outage = Outage(store)
+    async with Life(store, ALL, FakeDisk()) as life:
+        await life.call("HSET", "user:1", "name", "ann")
+        outage.moments[AFTER, "apply"] = wait_for_ever
+        flush = asyncio.ensure_future(life.call("CACHE.FLUSH", "TIMEOUT", 5000, session=life.new_session()))
+        await eventually(lambda: outage.count("apply") or None)
+        await life.call("HSET", "user:1", "n", 5)
+        await fill_segments(life, 5)
+        carried = await life.engine.queues["main"].carry_forward(life.journal.held_up(8192))
+        assert carried == 0
+        flush.cancel()
+        disk = life.kill()
+    async with Life(store, ALL, disk) as second:
+        await second.flush()
+    assert user(store) == {"id": 1, "name": "ann", "n": 5}
+
+
+async def test_a_journal_that_a_real_backlog_fills_is_left_alone() -> None:
+    async with Life(shop_store(), ALL, FakeDisk()) as life:
+        for number in range(40):
+            await life.call("SET", f"kv:{number}", b"x" * 8192)
+        stats = life.journal.stats()
+        assert stats.segments >= 5
+        assert life.journal.held_up(40 * 8192) == 0

@@ -135,6 +135,25 @@ def test_a_single_large_value_is_handed_over_uncopied() -> None:
     assert b"".join(out) == b"before" + bulk(large)
 
 
+@pytest.mark.parametrize("length", [0, 1, 64, 1023, 1024, LARGE])
+@pytest.mark.parametrize("count", [7, 8, 300])
+def test_items_of_one_length_are_encoded_as_any_others(length: int, count: int) -> None:
+    items: list[object] = [bytes([65 + at % 26]) * length for at in range(count)]
+    expected = b"".join(b"$%d\r\n%b\r\n" % (length, item) for item in items)
+    assert encode(items, 2) == b"*%d\r\n%b" % (count, expected)
+    assert encode(SetOf(items), 3) == b"~%d\r\n%b" % (count, expected)
+    out: list[bytes] = []
+    assert encode_into(out, [items, 1], 2) == len(b"".join(out))
+    assert b"".join(out) == b"*2\r\n*%d\r\n%b:1\r\n" % (count, expected)
+
+
+@pytest.mark.parametrize("odd", [b"longer", b"", 7, None, OK, 1.5, [b"abc"], (b"a", b"b", b"c"), Error("ERR x")])
+def test_one_item_of_another_kind_among_those_of_one_length(odd: object) -> None:
+    items: list[object] = [b"abc"] * 9
+    items[4] = odd
+    assert encode(items, 2) == b"*9\r\n" + b"".join(encode(item, 2) for item in items)
+
+
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_nesting_is_not_limited_by_the_stack(protocol: int) -> None:
     reply: object = 1

@@ -12,7 +12,6 @@ from eviction.registry import POLICIES
 from persistence.prefixes import PrefixRule
 from server import config as config_module
 from server.config import Config, load_config, parse_config, warnings
-from server.config_model import NOT_AVAILABLE, POLICY_NAMES
 from server.config_units import (
     address,
     amount,
@@ -95,7 +94,9 @@ def test_other_sections() -> None:
         maxmemory = "2gb"
         eviction = "lru"
         scope = "volatile"
+        cost = "load-time"
         shards = 1
+        advise_sample = 0.25
         [journal]
         dir = ""
         fsync = "always"
@@ -109,7 +110,7 @@ def test_other_sections() -> None:
         url = "memory:"
         """
     )
-    assert config.memory == config_module.MemoryConfig(2 << 30, "lru", "volatile", 1)
+    assert config.memory == config_module.MemoryConfig(2 << 30, "lru", "volatile", "load-time", 1, 0.25)
     assert config.journal.fsync == "always"
     assert config.http.bind == ("::1", 9121)
     assert (config.stores["a"].kind, config.stores["a"].pool, config.stores["a"].statement_timeout_s) == (
@@ -218,7 +219,7 @@ def test_maxmemory_share_is_taken_of_what_the_container_may_use(monkeypatch: pyt
 
 
 def test_registered_policies_and_noeviction_are_accepted() -> None:
-    for name in {"noeviction", *POLICIES} & set(POLICY_NAMES):
+    for name in POLICIES:
         assert parse(f'[memory]\neviction = "{name}"').memory.eviction == name
 
 
@@ -491,11 +492,6 @@ def test_unknown_key_is_told_before_what_is_missing() -> None:
     assert "uri" in refusal("[stores.main]\nuri = 'memory:'")
 
 
-@pytest.mark.parametrize("name", [name for name in POLICY_NAMES if name not in POLICIES and name != "noeviction"])
-def test_policy_that_is_not_registered_is_refused(name: str) -> None:
-    assert f'memory.eviction: "{name}" is not available in this version' in refusal(f"[memory]\neviction = '{name}'")
-
-
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
@@ -656,23 +652,6 @@ def test_nonsense_about_keys_that_are_many_rows_is_refused(lines: str, expected:
     assert rule_refusal(whole).startswith(expected)
 
 
-# Not available in this version
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "maxmemory = '1mb'",
-        "eviction = 'lru'",
-    ],
-)
-def test_what_is_not_available_is_refused_by_name(line: str) -> None:
-    key = line.split(" ")[0]
-    message = rule_refusal(line)
-    assert message.startswith(f"{key}: ")
-    assert "is not available in this version; leave" in message
-
-
 def test_journal_holds_at_least_three_segments() -> None:
     assert refusal("[journal]\ndir = '/x'\nsegment_size = '1mb'\nmax_size = '2mb'") == (
         "f.toml: journal.max_size: must hold at least 3 segments of segment_size"
@@ -680,9 +659,58 @@ def test_journal_holds_at_least_three_segments() -> None:
     assert refusal("[journal]\nsegment_size = 1000").endswith("journal.segment_size: must be 65536 … 2147483648 bytes")
 
 
-def test_every_line_of_the_table_is_tested_above() -> None:
-    tested = {"maxmemory", "eviction"}
-    assert {key for _, key, *_ in NOT_AVAILABLE} <= tested
+# Budgets and policies of prefixes
+
+
+def test_budget_and_policy_of_a_prefix() -> None:
+    config = parse(
+        """
+        [memory]
+        maxmemory = "100mb"
+        [prefix."a:"]
+        maxmemory = "10mb"
+        [prefix."b:"]
+        maxmemory = "25%"
+        eviction = "lfu"
+        cost = "load-time"
+        [prefix."c:"]
+        eviction = "noeviction"
+        [prefix."d:"]
+        maxmemory = "shared"
+        eviction = "shared"
+        """
+    )
+    own = config_module.PrefixMemoryConfig
+    assert config.budgets == {
+        "a:": own(10 << 20),
+        "b:": own(25 << 20, "lfu", "load-time"),
+        "c:": own(0, "noeviction"),
+    }
+    # Unsaved bytes are a share of the prefix's own budget.
+    assert {rule.name: rule.max_dirty for rule in config.rules} == {
+        "a:": (10 << 20) // 4,
+        "b:": (25 << 20) // 4,
+        "c:": 25 << 20,
+        "d:": 25 << 20,
+    }
+
+
+@pytest.mark.parametrize(
+    ("memory", "lines", "expected"),
+    [
+        ("", "maxmemory = '25%'", 'prefix."a:".maxmemory: is a share of [memory] maxmemory, which has no limit'),
+        ("", "maxmemory = '1kb'", 'prefix."a:".maxmemory: must be at least 65536 bytes'),
+        ("", "maxmemory = 'x'", 'prefix."a:".maxmemory: must be a size'),
+        ("", "eviction = 'lrru'", "prefix.\"a:\".eviction: unknown policy 'lrru'; did you mean \"lru\"?"),
+        ("", "cost = 'money'", "prefix.\"a:\".cost: unknown word 'money'"),
+        ("", "maxmemory = '1mb'\neviction = 'noeviction'", 'prefix."a:".eviction: is "noeviction", and a budget needs'),
+        ("eviction = 'noeviction'", "maxmemory = '1mb'", 'prefix."a:".eviction: is "noeviction", and a budget needs'),
+        ("maxmemory = '1mb'", "maxmemory = '2mb'", "memory.maxmemory: is less than the budgets of the prefixes"),
+        ("advise_sample = 1.0", "", "memory.advise_sample: must be a number 0 or more and below 1"),
+    ],
+)
+def test_nonsense_about_memory_is_refused(memory: str, lines: str, expected: str) -> None:
+    assert expected in refusal(f"[memory]\n{memory}\n[prefix.'a:']\n{lines}")
 
 
 # Files

@@ -105,6 +105,21 @@ async def test_section_that_the_file_lacks_is_added(path: Path) -> None:
     assert read(path) == "[server]\nport = 0\n\n[memory]\nmaxmemory = 1000000\n"
 
 
+async def test_limits_of_listeners_and_logs_are_read_from_the_file_and_written_back(path: Path) -> None:
+    write(path, FILE.replace("port = 0", "port = 0\nlatency_tracking = true\nacllog_max_len = 7"))
+    async with started(path, decode_responses=True) as client:
+        assert await client.config_get("latency-tracking", "acllog-max-len", "tracking-table-max-keys") == {
+            "latency-tracking": "yes",
+            "acllog-max-len": "7",
+            "tracking-table-max-keys": "1000000",
+        }
+        for name, value in (("latency-tracking", "no"), ("acllog-max-len", 9), ("tracking-table-max-keys", 10)):
+            await client.config_set(name, value)
+        await client.config_rewrite()
+    server = load_config(path, os.environ).server
+    assert (server.latency_tracking, server.acllog_max_len, server.tracking_table_max_keys) == (False, 9, 10)
+
+
 async def test_value_that_the_file_refuses_changes_nothing(path: Path) -> None:
     assert "server.slowlog_max_len" in await rewritten(path, FILE, "slowlog-max-len", "5000000", "maxclients", "700")
     assert read(path) == FILE
@@ -136,9 +151,9 @@ async def test_password_that_lies_in_a_file_of_its_own_is_not_overwritten(path: 
 async def test_setting_that_the_file_has_no_key_for_is_named_in_the_log(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert await rewritten(path, FILE, "latency-tracking", "yes") == "OK"
+    assert await rewritten(path, FILE, "lua-time-limit", "700") == "OK"
     assert read(path) == FILE
-    assert "no key for latency-tracking" in caplog.text
+    assert "no key for lua-time-limit" in caplog.text
 
 
 async def test_server_without_a_file_says_so() -> None:

@@ -13,6 +13,8 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from server.net.http import HttpServer
+from tests.support.node import client_of, running_node
+from tests.support.waiting import eventually
 
 
 class Server:
@@ -159,3 +161,37 @@ async def test_taken_address_is_an_error_and_leaves_nothing_behind(taken: tuple[
     with pytest.raises(OSError, match="address already in use"):
         await http.start()
     assert http.address is None
+
+
+async def test_metrics_tell_who_listens_who_waits_and_what_scripts_do() -> None:
+    async with running_node('[server]\nport = 0\n[http]\nbind = "127.0.0.1:0"\n') as node, ClientSession() as session:
+        assert node.http is not None and node.http.address is not None
+        listener, waiter, writer = client_of(node, protocol=3), client_of(node), client_of(node)
+        await listener.execute_command("CLIENT", "TRACKING", "ON")
+        await listener.get("told")
+        hearing = listener.pubsub()
+        await hearing.subscribe("news")
+        waiting = asyncio.create_task(waiter.blpop("queue"))
+        await eventually(lambda: node.dispatch.blocking.count == 1)
+        await writer.publish("news", "one")
+        await writer.set("told", "1")
+        await writer.eval("return 1", 0)
+        _, text = await get(session, "http://{}:{}/metrics".format(*node.http.address))
+        await writer.rpush("queue", "x")
+        await waiting
+        await hearing.aclose()
+        for client in (listener, waiter, writer):
+            await client.aclose()
+    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("forebay_"))
+    expected = {
+        'forebay_pubsub_names{kind="channel"}': 1,
+        "forebay_pubsub_published_total": 1,
+        "forebay_pubsub_delivered_total": 1,
+        "forebay_blocked_clients": 1,
+        "forebay_tracking_clients": 1,
+        "forebay_tracking_invalidations_total": 1,
+        "forebay_script_runs_total": 1,
+        "forebay_scripts_cached": 1,
+        "forebay_function_libraries": 0,
+    }
+    assert {name: float(samples[name]) for name in expected} == expected

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from random import Random
 from typing import Any, Final, cast
@@ -28,6 +28,7 @@ from persistence.engine import Engine
 from persistence.errors import JournalError
 from persistence.journal_options import JournalOptions
 from persistence.journal_recovery import open_journal
+from persistence.loader import Parked
 from persistence.prefixes import RuleTable
 from persistence.restart import take_up
 from persistence.rows import ColumnShape, RelationShape
@@ -47,6 +48,7 @@ from tests.simulation.loop import Deadlock, SimulatedLoop
 from tests.simulation.scenarios import COLUMN, HASH, Scenario, draw
 from tests.support.fake_disk import KEEP, LOSE, TEAR, FakeDisk
 from tests.support.journals import DIRECTORY, LoopRunner
+from tests.support.waiting import finished
 
 _ITEMS: Final = RelationShape(
     "items",
@@ -118,6 +120,8 @@ class World:
         self.survivors: set[asyncio.Task[Any] | None] = set()
         # Commands that run, their clients present or not.
         self.running: set[asyncio.Task[object]] = set()
+        # Reads that waited for nothing but rows.
+        self.parked = 0
         self._numbers = iter(range(1, 1 << 30))
         self._sessions = iter(range(1, 1 << 30))
         self.boot()
@@ -339,22 +343,23 @@ class World:
                     self._call(operation_or_none)
                     break
             position = self.dispatch.run_batch(session, wire, position, out)
-            waiting, session.waiting = session.waiting, None
             if session.hold_seq:
                 # All of them have run, and wait for the journal together.
                 for operation_or_none in owner[first:position]:
                     self._call(operation_or_none)
             if not await self._told(session, life):
-                if waiting is not None:
-                    waiting.close()
+                if session.waiting is not None:
+                    session.waiting.close()
+                    session.waiting = None
                 return False
             for index, reply in zip(range(first, position), _decoded(out), strict=False):
                 self._answer(owner[index], reply)
                 self._call(owner[index + 1] if index + 1 < position else None)
-            if waiting is None:
+            if session.waiting is None:
                 continue
             self._call(owner[position - 1])
-            task = self.loop.create_task(cast(Coroutine[Any, Any, object], waiting))
+            self.parked += isinstance(session.waiting, Parked)
+            task = self.loop.create_task(finished(session))
             self.running.add(task)
             task.add_done_callback(self.running.discard)
             if patience is not None and patience.random() < 0.03:
@@ -415,9 +420,8 @@ class World:
         self.keyspace.tick(self.clock.now_ms())
         out: list[bytes] = []
         self.dispatch.run_batch(session, [list(words)], 0, out)
-        waiting, session.waiting = session.waiting, None
-        if waiting is not None:
-            encode_into(out, await waiting, session.protocol)
+        if session.waiting is not None:
+            encode_into(out, await finished(session), session.protocol)
         reply = _decoded(out)[0]
         self.tell(f"{b' '.join(words).decode()} ⇒ {reply!r}")
         return reply
@@ -539,6 +543,8 @@ class Chaos:
         world = self.world
         while world.chaotic:
             await asyncio.sleep(random.expovariate(1 / self.pause_s))
+            if world.is_journaled() and random.random() < 0.2:
+                await self._carry_forward()
             key = random.choice(world.keys)
             point = random.random()
             if point < 0.5:
@@ -567,6 +573,14 @@ class Chaos:
                 raise Violation(f"{key!r} may be evicted, but has an unsaved change")
             self.world.memory.drop(key)
             self.world.tell(f"evicted {key.decode()}")
+
+    async def _carry_forward(self) -> None:
+        # As if everything lay in segments that are to go.
+        journal = self.world.dispatch.journal
+        assert journal is not None
+        for queue in self.world.engine.queues.values():
+            carried = await queue.carry_forward(journal.next_seq)
+            self.world.tell(f"{carried} unsaved changes are recorded once more")
 
     async def _outage(self) -> None:
         store = self.world.store

@@ -18,10 +18,24 @@ ROOT = Path(__file__).resolve().parents[2]
 _READY = re.compile(r"\bready (.*)$")
 
 
+def default_root() -> Path:
+    """The tree whose server is started when nobody says otherwise: the checkout, or what FOREBAY_ROOT names."""
+    return Path(os.environ.get("FOREBAY_ROOT") or ROOT)
+
+
 class ForebayProcess:
     """One server process. `with ForebayProcess(toml) as server:` starts it and stops it by SIGTERM."""
 
-    def __init__(self, config: str = "", *, arguments: list[str] | None = None, start_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        config: str = "",
+        *,
+        arguments: list[str] | None = None,
+        start_timeout_s: float = 30.0,
+        root: Path | None = None,
+    ) -> None:
+        # The tree that it runs from: the checkout, or another build of it.
+        self.root = root or default_root()
         self.config = config
         self.arguments = arguments
         self.start_timeout_s = start_timeout_s
@@ -42,11 +56,11 @@ class ForebayProcess:
             arguments = ["serve", "-c", str(self.path), "--port", str(self.port)]
         self.process = subprocess.Popen(
             [sys.executable, "-c", "import sys; from server.cli import main; sys.exit(main())", *arguments],
-            cwd=ROOT,
+            cwd=self.root,
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(self.root)},
         )
         threading.Thread(target=self._read_log, daemon=True).start()
         deadline = time.monotonic() + self.start_timeout_s

@@ -38,6 +38,7 @@ from server.session import Session
 from tests.simulation.world import FakeServer
 from tests.support.fake_disk import FakeDisk
 from tests.support.journals import DIRECTORY, LoopRunner
+from tests.support.waiting import finished
 
 
 class Cut(Exception):
@@ -117,9 +118,8 @@ class Life:
         self.keyspace.tick(self.clock.now_ms())
         out: list[bytes] = []
         self.dispatch.run_batch(session, [argv], 0, out)
-        waiting, session.waiting = session.waiting, None
-        if waiting is not None:
-            encode_into(out, await waiting, session.protocol)
+        if session.waiting is not None:
+            encode_into(out, await finished(session), session.protocol)
         if session.hold_seq:
             seq, session.hold_seq = session.hold_seq, 0
             try:

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from persistence.loader import Parked
+from server.session import Session
+
 
 async def eventually(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
     """Return when a condition (plain or awaitable) holds; fail after `timeout_s` seconds."""
@@ -19,3 +22,17 @@ async def eventually(condition: Callable[[], Any], timeout_s: float = 5.0) -> No
             return
         assert time.monotonic() < deadline, "the condition did not come to hold in time"
         await asyncio.sleep(0.005)
+
+
+async def finished(session: Session) -> object:
+    """The reply of the command for which the session waits, as a connection gets it."""
+    while True:
+        waiting, session.waiting = session.waiting, None
+        assert waiting is not None
+        if not isinstance(waiting, Parked):
+            return await waiting
+        turn: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        waiting.answer_to(lambda reply, turn=turn: None if turn.done() else turn.set_result(reply))  # type: ignore[misc]
+        reply = await turn
+        if session.waiting is None:
+            return reply

@@ -165,6 +165,10 @@ class IdMap(Generic[T]):
             if block >= 0:
                 place = len(self._numbers[block]) - 1
 
+    def parts(self) -> list[object]:
+        """The containers that its values are in, for taking it apart."""
+        return [self._firsts, self._numbers, self._values]
+
     def check(self) -> None:
         """Assert the invariants."""
         assert self._size == sum(map(len, self._numbers))

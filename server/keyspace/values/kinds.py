@@ -178,6 +178,14 @@ def weigh(kind: int, value: object) -> int:
     return _kind(kind).weigh(value)
 
 
+def parts(value: object) -> list[object]:
+    """The containers that a live value consists of, for taking it apart; it must not be used thereafter."""
+    if isinstance(value, (MemberSet, SortedSet, ListValue, Stream)):
+        return value.parts()
+    # A hash, or a table of keys, is its own container.
+    return [value]
+
+
 def is_empty(kind: int, value: object) -> bool:
     """Is this a value that no key may hold, because its last member is gone?"""
     if _kind(kind).may_be_empty:

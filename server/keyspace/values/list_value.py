@@ -73,21 +73,33 @@ class ListValue:
         copy.weight = self.weight
         return copy
 
+    def parts(self) -> list[object]:
+        """The containers that its elements are in, for taking it apart."""
+        return [self._front, self._middle or [], self._back]
+
     # -- the ends -----------------------------------------------------------------------------------------------------
 
-    def push_left(self, item: bytes) -> None:
-        """Put an element before the first. O(1) amortised."""
+    def push_left(self, item: bytes) -> int:
+        """Put an element before the first; the length afterwards. O(1) amortised."""
         self.weight += ITEM_OVERHEAD + len(item)
-        self._front.append(item)
-        if len(self._front) > BLOCK:
+        front = self._front
+        front.append(item)
+        length = len(front)
+        if length > BLOCK:
             self._spill_front()
+            return self._inner + len(self._back)
+        return length + self._inner + len(self._back)
 
-    def push_right(self, item: bytes) -> None:
-        """Put an element behind the last. O(1) amortised."""
+    def push_right(self, item: bytes) -> int:
+        """Put an element behind the last; the length afterwards. O(1) amortised."""
         self.weight += ITEM_OVERHEAD + len(item)
-        self._back.append(item)
-        if len(self._back) > BLOCK:
+        back = self._back
+        back.append(item)
+        length = len(back)
+        if length > BLOCK:
             self._spill_back()
+            return len(self._front) + self._inner
+        return len(self._front) + self._inner + length
 
     def extend(self, items: Iterable[bytes]) -> None:
         """Put elements behind the last, in order."""

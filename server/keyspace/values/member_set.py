@@ -9,6 +9,9 @@ walked (SSCAN) gets an index beside it: a list with each member once, made when 
 - a draw that meets one that is gone takes it out of the list, the last one moves into its place, and draws again;
 - when more than half of the list is gone, it is swept in order.
 
+Chance comes as a function that returns a float from 0 up to 1 (`random.random`): times the size it is a place, and what
+53 bits favour is nothing beside four thousand million members.
+
 Every operation is O(1) amortised but for making the index, O(n) once. Order matters to a walk, which goes **backwards**
 and keeps the number of places not yet visited: additions come behind it, a sweep moves members only towards the front,
 and moving the last one forward repeats a member but skips none (see commands/scan.py).
@@ -67,6 +70,10 @@ class MemberSet:
             copy._gone = set(self._gone)
         return copy
 
+    def parts(self) -> list[object]:
+        """The containers that its members are in, for taking it apart."""
+        return [self.members, self._gone, self._index or []]
+
     def weight(self) -> int:
         """Estimated bytes of the whole set. O(n)."""
         return SET_OVERHEAD + MEMBER_OVERHEAD * len(self.members) + sum(map(len, self.members))
@@ -108,10 +115,10 @@ class MemberSet:
             self._index = list(self.members)
         return self._index
 
-    def _draw_place(self, index: list[bytes], randrange: Callable[[int], int]) -> int:
+    def _draw_place(self, index: list[bytes], random: Callable[[], float]) -> int:
         # The place of a random member. At most half of the list is gone, or it is short: two draws on average.
         while True:
-            place = randrange(len(index))
+            place = int(random() * len(index))
             if index[place] not in self._gone:
                 return place
             self._gone.discard(index[place])
@@ -119,12 +126,12 @@ class MemberSet:
             if place < len(index):
                 index[place] = last
 
-    def draw(self, randrange: Callable[[int], int]) -> bytes:
+    def draw(self, random: Callable[[], float]) -> bytes:
         """A random member; each has the same chance. The set must not be empty. O(1) amortised."""
         index = self._ready()
-        return index[self._draw_place(index, randrange)]
+        return index[self._draw_place(index, random)]
 
-    def draw_many(self, count: int, randrange: Callable[[int], int]) -> list[bytes]:
+    def draw_many(self, count: int, random: Callable[[], float]) -> list[bytes]:
         """So many different members, at most all of them. O(count)."""
         if count >= len(self.members):
             return list(self.members)
@@ -133,17 +140,17 @@ class MemberSet:
             if self._gone:
                 self._sweep(index)
                 index = self._ready()
-            return _shuffled(list(index), count, randrange)
+            return _shuffled(list(index), count, random)
         # Each draw hits a new one with a chance above one half.
         chosen: dict[bytes, None] = {}
         while len(chosen) < count:
-            chosen[index[self._draw_place(index, randrange)]] = None
+            chosen[index[self._draw_place(index, random)]] = None
         return list(chosen)
 
-    def pop(self, randrange: Callable[[int], int]) -> bytes:
+    def pop(self, random: Callable[[], float]) -> bytes:
         """Take out a random member. The set must not be empty. O(1) amortised."""
         index = self._ready()
-        place = self._draw_place(index, randrange)
+        place = self._draw_place(index, random)
         member = index[place]
         last = index.pop()
         if place < len(index):
@@ -170,11 +177,11 @@ class MemberSet:
         return first, names
 
 
-def _shuffled(names: list[bytes], count: int, randrange: Callable[[int], int]) -> list[bytes]:
+def _shuffled(names: list[bytes], count: int, random: Callable[[], float]) -> list[bytes]:
     # The first steps of a Fisher-Yates shuffle.
     size = len(names)
     for at in range(count):
-        other = at + randrange(size - at)
+        other = at + int(random() * (size - at))
         names[at], names[other] = names[other], names[at]
     return names[:count]
 

@@ -66,6 +66,12 @@ class Consumer:
         self.seen_ms = seen_ms
         self.active_ms = -1
 
+    def retire(self) -> list[object]:
+        """What is pending with it refers back to it, which must end before it is let go; the containers left of it."""
+        found = self.pending.parts()
+        self.pending = IdMap()
+        return found
+
 
 class Group:
     """Consumers that share the entries of a stream out among themselves."""
@@ -108,11 +114,21 @@ class Group:
         pending.consumer.pending.pop(number)
         return True
 
-    def dismiss(self, consumer: Consumer) -> None:
-        """Remove a consumer and what is pending with it."""
+    def dismiss(self, consumer: Consumer) -> int:
+        """Remove a consumer and what is pending with it; how much that was."""
+        count = len(consumer.pending)
         for number, _ in consumer.pending:
             self.pending.pop(number)
         del self.consumers[consumer.name]
+        consumer.retire()
+        return count
+
+    def disband(self) -> list[object]:
+        """Undo the circles between consumers and what is pending; the containers that are left of the group."""
+        found = self.pending.parts()
+        for consumer in self.consumers.values():
+            found += consumer.retire()
+        return found
 
     def copy(self) -> Group:
         """The same group with consumers and pending entries of its own. O(n)."""
@@ -166,6 +182,13 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<Stream of {len(self.entries)} entries and {len(self.groups)} groups up to {id_text(self.last_id)!r}>"
+
+    def parts(self) -> list[object]:
+        """The containers that its entries and groups are in, for taking it apart."""
+        found = self.entries.parts()
+        for group in self.groups.values():
+            found += group.disband()
+        return found
 
     def weight(self) -> int:
         """Estimated bytes of the whole stream. O(number of groups)."""

@@ -14,6 +14,7 @@ import redis
 from redis.cache import CacheConfig
 
 from persistence.invalidation import outbox_sql
+from protocol.decoder import pack_command
 from protocol.encoder import encode
 from protocol.replies import Push
 from server.app import Node
@@ -355,6 +356,7 @@ class Told:
         await self._task
 
 
+@pytest.mark.serial
 @pytest.mark.postgres
 async def test_row_changed_by_plain_sql_is_told_within_100_ms(postgres_server: PostgresServer, postgres_database: str,
                                                               postgres_url: str) -> None:  # fmt: skip
@@ -475,6 +477,23 @@ class Reader(Context):
     def deliver(self, wire: bytes) -> None:
         """Note it."""
         self.heard.append(wire)
+
+
+def test_noloop_holds_for_a_command_that_waited_for_its_key(server: ForebayProcess) -> None:
+    with RawClient(server.port) as waiter, RawClient(server.port) as other:
+        other.call("FLUSHALL")
+        waiter.call("HELLO", 3)
+        waiter.call("CLIENT", "TRACKING", "ON", "NOLOOP")
+        assert waiter.call("LRANGE", "to", 0, -1) == []
+        waiter.send(pack_command("BLMOVE", "from", "to", "LEFT", "LEFT", 0))
+        wait_until(lambda: info_field(other, "clients", "blocked_clients") == 1, "a blocked client")
+        other.call("RPUSH", "from", "x")
+        assert waiter.reply() == b"x"
+        assert waiter.call("PING") == b"PONG"
+        # Somebody else's change is news.
+        assert waiter.call("LRANGE", "to", 0, -1) == [b"x"]
+        other.call("RPUSH", "to", "y")
+        assert waiter.reply() == [b"invalidate", [b"to"]]
 
 
 def tracking_of(*clients: Reader, change: Callable[[TrackingMode], None] | None = None) -> Tracking:

@@ -121,7 +121,7 @@ class Workbench:
             assert len(self.base) == 0
         for database in self.server.keyspace.opened:
             for shard in database.shards:
-                entries = list(shard.entries())
+                entries = [entry for table in database.tables for entry in table.values() if entry.home is shard]
                 assert shard.count == len(entries)
                 assert shard.bytes == sum(entry.weight for entry in entries)
                 for entry in entries:

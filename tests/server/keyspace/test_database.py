@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from eviction.registry import POLICIES, create
+from eviction.registry import POLICIES
 from persistence.change import HASH, NEVER, STRING
 from persistence.lease import Lease
 from persistence.managed import ManagedPrefix
@@ -14,6 +14,7 @@ from persistence.prefixes import PrefixRule, Template
 from server.keyspace.database import Database
 from server.keyspace.keyspace import Keyspace
 from server.keyspace.overlay import Overlay
+from server.keyspace.terms import Terms
 
 
 class Watching:
@@ -33,7 +34,7 @@ def put(database: Database, key: bytes, value: bytes = b"v", deadline_ms: int = 
 def check(database: Database) -> None:
     """The shards' counts are what their tables hold."""
     for shard in database.shards:
-        entries = list(shard.entries())
+        entries = [entry for table in database.tables for entry in table.values() if entry.home is shard]
         assert shard.count == len(entries)
         assert shard.bytes == sum(entry.weight for entry in entries)
         assert len(shard.wheel) == sum(1 for entry in entries if entry.wheel_s)
@@ -46,9 +47,10 @@ def test_every_key_lands_in_the_shard_of_its_slot() -> None:
     for number in range(1000):
         put(database, b"key:%d" % number)
     assert len(database) == 1000
-    for position, shard in enumerate(database.shards):
-        for entry in shard.entries():
-            assert database.table_of(entry.key) // database.tables_per_shard == position
+    for number, table in enumerate(database.tables):
+        for entry in table.values():
+            assert database.table_of(entry.key) == number
+            assert entry.home is database.shards[number // database.tables_per_shard]
     assert min(shard.count for shard in database.shards) > 20
     check(database)
 
@@ -159,10 +161,10 @@ def test_watchers_are_told_of_every_change_and_of_nothing_else() -> None:
 @pytest.mark.parametrize("volatile_only", [False, True])
 def test_memory_limit_holds_under_every_policy(name: str, volatile_only: bool) -> None:
     chance = random.Random(1)
-    keyspace = Keyspace(1, 4)
+    keyspace = Keyspace(1, 4, chance)
     keyspace.tick(1000)
     database = keyspace.database(0)
-    keyspace.limit(200_000, lambda: create(name, chance), volatile_only)
+    keyspace.limit(Terms(200_000, name, volatile_only))
     for number in range(5000):
         assert keyspace.make_room()
         deadline_ms = 10**9 + number if volatile_only or chance.random() < 0.5 else NEVER
@@ -172,13 +174,13 @@ def test_memory_limit_holds_under_every_policy(name: str, volatile_only: bool) -
             database.remove(b"key:%d" % chance.randrange(3000))
     assert keyspace.make_room()
     assert keyspace.used() <= 200_000
-    assert sum(shard.evictions for shard in database.shards) > 1000
+    assert database.evicted > 1000
     check(database)
 
 
 def test_volatile_scope_without_volatile_keys_refuses_like_noeviction() -> None:
     keyspace = Keyspace(1, 4)
-    keyspace.limit(10_000, lambda: create("lru", None), True)
+    keyspace.limit(Terms(10_000, "lru", True))
     for number in range(100):
         put(keyspace.database(0), b"key:%d" % number)
     assert not keyspace.make_room()
@@ -191,9 +193,11 @@ def test_policy_may_change_while_keys_are_there() -> None:
     for number in range(500):
         put(database, b"key:%d" % number)
     for name in ("lru", "s3-fifo", "lfu", "sieve", "noeviction", "w-tinylfu"):
-        keyspace.limit(50_000, None if name == "noeviction" else lambda name=name: create(name, None), False)
+        keyspace.limit(Terms(50_000, name))
         check(database)
         keyspace.make_room()
+        check(database)
+    while keyspace.tidy():
         check(database)
     assert keyspace.used() <= 50_000
 

@@ -38,7 +38,7 @@ def test_it_equals_its_plain_form_and_its_like() -> None:
 
 def test_a_copy_shares_nothing() -> None:
     value = member_set_of(names(0, 10))
-    value.draw(random.Random(0).randrange)
+    value.draw(random.Random(0).random)
     value.discard(b"3")
     copy = value.copy()
     copy.add(b"new")
@@ -74,11 +74,11 @@ def test_it_stays_a_set_whatever_is_done(seed: int) -> None:
         elif not model:
             continue
         elif luck < 0.9:
-            assert value.draw(generator.randrange) in model
+            assert value.draw(generator.random) in model
         elif luck < 0.95:
-            model.remove(value.pop(generator.randrange))
+            model.remove(value.pop(generator.random))
         else:
-            drawn = value.draw_many(generator.randrange(200), generator.randrange)
+            drawn = value.draw_many(generator.randrange(200), generator.random)
             assert len(drawn) == len(set(drawn))
             assert set(drawn) <= model
         assert value == model
@@ -88,13 +88,13 @@ def test_it_stays_a_set_whatever_is_done(seed: int) -> None:
 def test_every_member_has_the_same_chance() -> None:
     generator = random.Random(1)
     value = member_set_of(names(0, 40))
-    value.draw(generator.randrange)
+    value.draw(generator.random)
     # What is removed and comes back must not be drawn more often.
     for member in names(0, 30):
         value.discard(member)
     for member in [*names(0, 10), *names(40, 50)]:
         value.add(member)
-    drawn = Counter(value.draw(generator.randrange) for _ in range(30_000))
+    drawn = Counter(value.draw(generator.random) for _ in range(30_000))
     assert set(drawn) == value.members
     # 1,000 each expected, standard deviation 31.
     assert all(850 < count < 1150 for count in drawn.values())
@@ -104,7 +104,7 @@ def test_every_member_has_the_same_chance() -> None:
 def test_many_draws_have_the_same_chance_for_every_member(count: int) -> None:
     generator = random.Random(2)
     value = member_set_of(names(0, 10))
-    drawn = Counter(name for _ in range(5_000) for name in value.draw_many(count, generator.randrange))
+    drawn = Counter(name for _ in range(5_000) for name in value.draw_many(count, generator.random))
     expected = 5_000 * count / 10
     assert set(drawn) == value.members
     assert all(abs(times - expected) < 250 for times in drawn.values())
@@ -113,7 +113,7 @@ def test_many_draws_have_the_same_chance_for_every_member(count: int) -> None:
 def test_popping_empties_the_set() -> None:
     generator = random.Random(3)
     value = member_set_of(names(0, 100))
-    popped = [value.pop(generator.randrange) for _ in range(100)]
+    popped = [value.pop(generator.random) for _ in range(100)]
     assert sorted(popped) == sorted(names(0, 100))
     assert len(value) == 0
 
@@ -141,7 +141,7 @@ def test_a_walk_finds_what_is_there_all_the_time(seed: int) -> None:
                 value.discard(member)
             else:
                 value.add(member)
-            value.draw(generator.randrange)
+            value.draw(generator.random)
         if generator.random() < 0.1:
             value = value.copy()
     assert lasting <= seen

@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""What the eviction policies cost: a hit above its look-up, an eviction with its insertion, and the longest of them.
+
+    python bench/eviction_cost.py                        every policy at a million keys
+    python bench/eviction_cost.py --keys 100000 --policies s3-fifo,auto
+    python bench/eviction_cost.py --save                 also into bench/results/
+
+In process, without server: a dictionary of nodes and a Policy. Times are processor time of this process, so what other
+programs do on the machine is not in them. `auto` is also measured while it changes its policy, every node being handed
+over. The collector is off: what it costs is another bench's question.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
+from bench.report import RESULTS, Line, publish, summary  # noqa: E402
+from bench.table import Progress, table  # noqa: E402
+from eviction.auto import Auto  # noqa: E402
+from eviction.policy import Node, Policy, never_pinned  # noqa: E402
+from eviction.registry import POLICIES, create  # noqa: E402
+from eviction.shadow import Shadow  # noqa: E402
+
+EVICTIONS: Final = 100_000
+HITS: Final = 400_000
+WORKING_SET: Final = 2_000  # keys that the hits go to: hot in the processor's cache, as the figures of the design are
+ROUNDS: Final = 5  # of hits, the fastest counts: noise only adds
+HIT_GOAL_NS: Final = {"interpreted": 35.0, "compiled": 5.0}
+PAUSE_GOAL_MS: Final = 1.0
+NOT_MEASURED: Final = ("noeviction",)
+
+
+class Cost:
+    """What was found for one policy."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.hit_ns = 0.0  # above the look-up
+        self.evict_ns = 0.0  # with the insertion that made it necessary
+        self.late_ns = 0  # 99.99 % of them took less
+        self.longest_ns = 0
+
+    def cells(self) -> list[object]:
+        """As a row of the table."""
+        late, longest = (f"{ns / 1e6:.3f}" for ns in (self.late_ns, self.longest_ns))
+        return [self.name, f"{self.hit_ns:.0f}", f"{self.evict_ns:.0f}", late, longest]
+
+
+class Cache:
+    """A full cache of nodes of weight 1, of which a third was hit."""
+
+    def __init__(self, policy: Policy, keys: int) -> None:
+        self.policy = policy
+        self.keys = keys
+        self.entries: dict[bytes, Node] = {}
+        self.added = 0
+        policy.set_capacity(keys, keys)
+        for _ in range(keys):
+            self.insert()
+        for number in range(0, keys, 3):
+            self.hit(b"key:%d" % number)
+
+    def hit(self, key: bytes) -> None:
+        """What the keyspace does for a hit."""
+        node = self.entries.get(key)
+        if node is not None:
+            cap = -1 if self.policy.needs_touch else self.policy.hit_cap
+            if node.freq < cap:
+                node.freq += 1
+            elif node.freq > cap:
+                self.policy.touched(node)
+
+    def insert(self) -> None:
+        """A new key."""
+        node = Node(b"key:%d" % self.added, 1)
+        self.added += 1
+        self.entries[node.key] = node
+        self.policy.added(node)
+
+    def replace(self) -> None:
+        """A new key in the place of a victim."""
+        victim = self.policy.victim(never_pinned)
+        if victim is None:
+            raise RuntimeError(f"{self.policy.name} proposes nobody")
+        del self.entries[victim.key]
+        self.insert()
+
+
+def look_ups(entries: dict[bytes, Node], keys: Sequence[bytes]) -> float:
+    """Nanoseconds of a look-up alone."""
+    find = entries.get
+    started = time.process_time_ns()
+    for key in keys:
+        node = find(key)
+        if node is None:
+            raise RuntimeError(key)
+    return (time.process_time_ns() - started) / len(keys)
+
+
+def hits(entries: dict[bytes, Node], keys: Sequence[bytes], policy: Policy) -> float:
+    """Nanoseconds of a look-up with the hit told as Database.find tells it."""
+    find = entries.get
+    cap = -1 if policy.needs_touch else policy.hit_cap
+    touched = policy.touched
+    started = time.process_time_ns()
+    for key in keys:
+        node = find(key)
+        if node is None:
+            raise RuntimeError(key)
+        if cap:
+            if node.freq < cap:
+                node.freq += 1
+            elif node.freq > cap:
+                touched(node)
+    return (time.process_time_ns() - started) / len(keys)
+
+
+def hit_cost(cache: Cache) -> float:
+    """Nanoseconds that a hit costs above its look-up; the fastest rounds of both."""
+    hot = list(cache.entries)[-WORKING_SET:]
+    keys = hot * (HITS // WORKING_SET)
+    bare = min([look_ups(cache.entries, keys) for _ in range(ROUNDS)])
+    return min([hits(cache.entries, keys, cache.policy) for _ in range(ROUNDS)]) - bare
+
+
+def evictions(cache: Cache, cost: Cost) -> None:
+    """Time many replacements one by one."""
+    took = []
+    clock = time.process_time_ns
+    for _ in range(EVICTIONS):
+        started = clock()
+        cache.replace()
+        took.append(clock() - started)
+    took.sort()
+    cost.evict_ns = sum(took) / len(took)
+    cost.late_ns = took[-len(took) // 10_000]
+    cost.longest_ns = took[-1]
+
+
+def measure(name: str, keys: int, seed: int) -> list[Cost]:
+    """One policy; `auto` twice."""
+    policy = create(name, random.Random(seed))
+    if name == "auto":
+        # As in a server, where the number of keys decides how many are followed.
+        policy = Auto(Shadow(keys, ("s3-fifo", "lfu"), (), count_hint=keys))
+    cache = Cache(policy, keys)
+    cost = Cost(name)
+    cost.hit_ns = hit_cost(cache)
+    evictions(cache, cost)
+    if not isinstance(policy, Auto):
+        return [cost]
+    changing = Cost(f"{name}, changing")
+    changing.hit_ns = cost.hit_ns
+    policy.change_to("lfu" if policy.chosen == "s3-fifo" else "s3-fifo")
+    evictions(cache, changing)
+    return [cost, changing]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, show, judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [name for name in POLICIES if name not in NOT_MEASURED]
+    parser.add_argument("--policies", type=lambda text: text.split(","), default=names, help="separated by commas")
+    parser.add_argument("--keys", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--save", action="store_true", help=f"into {RESULTS.name}/")
+    options = parser.parse_args(argv)
+    unknown = [name for name in options.policies if name not in names]
+    if unknown:
+        parser.error(f"unknown policies {', '.join(unknown)}; known are {', '.join(names)}")
+    build = "compiled" if machine.is_compiled() else "interpreted"
+    progress = Progress()
+    costs: list[Cost] = []
+    gc.disable()
+    for name in options.policies:
+        progress.show(name)
+        costs += measure(name, options.keys, options.seed)
+    progress.clear()
+    columns = ["policy", "hit above look-up, ns", "insert + evict, ns", "99.99 %, ms", "longest, ms"]
+    shown = table(columns, [cost.cells() for cost in costs])
+    lines = [Line("longest eviction", "ms", {build: [max(cost.longest_ns for cost in costs) / 1e6]})]
+    lines[0].goals, lines[0].less = {build: PAUSE_GOAL_MS}, True
+    counted = [cost.hit_ns for cost in costs if cost.name in ("s3-fifo", "auto")]
+    if counted:
+        goal = {build: HIT_GOAL_NS[build]}
+        lines.append(Line("a hit above the look-up, s3-fifo and auto", "ns", {build: [max(counted)]}, [], goal, True))
+    text = f"{shown}\n\n{summary(lines, [build])}"
+    publish("eviction_cost", "What eviction costs", machine.describe("eviction_cost"), text, lines, options.save)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

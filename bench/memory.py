@@ -1,0 +1,266 @@
+#!/usr/bin/env python3
+"""What keys of each type cost in memory, beside redis-server, and how well `used_memory` tells it.
+
+    python bench/memory.py                               every shape
+    python bench/memory.py --shapes string_64,hash_5     only these
+    python bench/memory.py --quick                       a tenth of the keys
+    python bench/memory.py --save                        also into bench/results/
+
+Each shape fills a fresh Forebay and a fresh redis-server with the same commands. Measured is by how much the process
+has grown: its proportional set size, before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
+from bench.filling import Filler, Word, keys, proportional_bytes  # noqa: E402
+from bench.report import RESULTS  # noqa: E402
+from bench.servers import ServerFailed, redis_server  # noqa: E402
+from bench.table import Progress, number, table  # noqa: E402
+from tests.support.forebay import ForebayProcess  # noqa: E402
+
+Commands = Iterator[Sequence[Word]]
+# `used_memory` is to be as close as this to what the process grows by.
+TOLERANCE: Final = 0.10
+# Of redis-server's bytes per key, for strings of 64 bytes.
+GOAL: Final = 1.6
+
+
+def _value(number: int, size: int) -> bytes:
+    # Different for each number, so that nothing can be shared that an application's data would not share.
+    return b"%0*d" % (size, number)
+
+
+def _strings(count: int, size: int) -> Commands:
+    for at, key in enumerate(keys("key:", count)):
+        yield b"SET", key, _value(at, size)
+
+
+def _expiring(count: int, size: int) -> Commands:
+    # As applications do it: lifetimes with some jitter.
+    for at, key in enumerate(keys("key:", count)):
+        yield b"SET", key, _value(at, size), b"EX", 10_000 + at % 600
+
+
+def _counters(count: int, size: int) -> Commands:
+    for at, key in enumerate(keys("key:", count)):
+        yield b"INCRBY", key, 1000 + at % size
+
+
+def _hashes(count: int, size: int) -> Commands:
+    for at, key in enumerate(keys("hash:", count)):
+        words: list[Word] = [b"HSET", key]
+        for field in range(size):
+            words += (b"field_%03d" % field, _value(at, 16))
+        yield words
+
+
+def _members(command: bytes, count: int, size: int) -> Commands:
+    # A hundred members to a command.
+    for key in keys("key:", count):
+        for first in range(0, size, 100):
+            yield [command, key, *(_value(member, 16) for member in range(first, min(size, first + 100)))]
+
+
+def _fields(count: int, size: int) -> Commands:
+    for key in keys("key:", count):
+        for first in range(0, size, 100):
+            words: list[Word] = [b"HSET", key]
+            for field in range(first, min(size, first + 100)):
+                words += (b"field:%010d" % field, _value(field, 16))
+            yield words
+
+
+def _sets(count: int, size: int) -> Commands:
+    return _members(b"SADD", count, size)
+
+
+def _lists(count: int, size: int) -> Commands:
+    return _members(b"RPUSH", count, size)
+
+
+def _sorted_sets(count: int, size: int) -> Commands:
+    for key in keys("key:", count):
+        for first in range(0, size, 100):
+            words: list[Word] = [b"ZADD", key]
+            for member in range(first, min(size, first + 100)):
+                words += (member * 7919 % 1_000_003 + 0.5, _value(member, 16))
+            yield words
+
+
+def _streams(count: int, size: int) -> Commands:
+    for key in keys("key:", count):
+        for at in range(size):
+            yield b"XADD", key, b"*", b"sensor", _value(at, 16), b"temperature", _value(at, 8)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One kind of data: so many keys of that size, written by those commands."""
+
+    keys: int
+    size: int
+    commands: Callable[[int, int], Commands]
+
+
+SHAPES: Final = {
+    "string_64": Shape(1_000_000, 64, _strings),
+    "string_64_ttl": Shape(500_000, 64, _expiring),
+    "string_8": Shape(500_000, 8, _strings),
+    "string_1000": Shape(100_000, 1000, _strings),
+    "string_100000": Shape(2_000, 100_000, _strings),
+    "counter": Shape(500_000, 1_000_000, _counters),
+    "hash_5": Shape(100_000, 5, _hashes),
+    "hash_30": Shape(30_000, 30, _hashes),
+    "hash_100000": Shape(5, 100_000, _fields),
+    "set_10": Shape(100_000, 10, _sets),
+    "set_100000": Shape(5, 100_000, _sets),
+    "zset_10": Shape(100_000, 10, _sorted_sets),
+    "zset_1000": Shape(500, 1000, _sorted_sets),
+    "zset_100000": Shape(5, 100_000, _sorted_sets),
+    "list_10": Shape(100_000, 10, _lists),
+    "list_100000": Shape(5, 100_000, _lists),
+    "stream_10": Shape(20_000, 10, _streams),
+    "stream_100000": Shape(2, 100_000, _streams),
+}
+
+
+@dataclass(frozen=True)
+class Growth:
+    """By how many bytes a server has grown, as the system sees it and as it says itself."""
+
+    process: int
+    used: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One shape in both servers."""
+
+    name: str
+    keys: int
+    redis: Growth
+    forebay: Growth
+
+    @property
+    def ratio(self) -> float:
+        """Forebay's bytes as a multiple of redis-server's."""
+        return self.forebay.process / self.redis.process
+
+    @property
+    def told(self) -> float:
+        """What Forebay's `used_memory` says of what the process has grown by."""
+        return self.forebay.used / self.forebay.process
+
+
+def grow(port: int, shape: Shape, count: int) -> Growth:
+    """Fill a server; by how much it has grown."""
+    with Filler(port) as filler:
+        # So that what the first commands of a process cost is not counted as data.
+        filler.fill(shape.commands(min(count, 20), min(shape.size, 200)))
+        filler.ask("FLUSHALL")
+        pid = int(filler.info("server")["process_id"])
+        process, used = proportional_bytes(pid), filler.used_memory()
+        filler.fill(shape.commands(count, shape.size))
+        return Growth(proportional_bytes(pid) - process, filler.used_memory() - used)
+
+
+def measure(names: Sequence[str], share: float, config: str) -> list[Measured]:
+    """Every named shape in a server of its own."""
+    progress = Progress()
+    results = []
+    for name in names:
+        shape = SHAPES[name]
+        count = max(2, int(shape.keys * share))
+        with ExitStack() as stack:
+            progress.show(f"{name}: redis-server")
+            theirs = grow(stack.enter_context(redis_server()), shape, count)
+            progress.show(f"{name}: forebay")
+            ours = grow(stack.enter_context(ForebayProcess(config)).port, shape, count)
+        results.append(Measured(name, count, theirs, ours))
+    progress.clear()
+    return results
+
+
+def show(results: Sequence[Measured]) -> str:
+    """The results as a table."""
+    columns = ["shape", "keys", "redis B/key", "forebay B/key", "ratio", "used_memory ÷ growth", ""]
+    rows = []
+    for each in results:
+        rows.append(
+            (
+                each.name,
+                number(each.keys),
+                number(each.redis.process / each.keys),
+                number(each.forebay.process / each.keys),
+                f"{each.ratio:.2f}",
+                f"{each.told:.2f}",
+                "" if abs(each.told - 1) <= TOLERANCE else "off",
+            )
+        )
+    return table(columns, rows)
+
+
+def save(facts: dict[str, str], results: Sequence[Measured]) -> Path:
+    """Write the results as JSON and as Markdown; the path of the latter."""
+    RESULTS.mkdir(exist_ok=True)
+    name = time.strftime("memory-%Y%m%d-%H%M%S", time.gmtime())
+    whole = {"machine": facts, "results": [asdict(each) for each in results]}
+    (RESULTS / f"{name}.json").write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+    path = RESULTS / f"{name}.md"
+    described = "\n".join(f"- {name}: {fact}" for name, fact in facts.items())
+    path.write_text(f"# Memory per key beside redis-server\n\n{described}\n\n{show(results)}\n")
+    return path
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line; exits with 2 when it makes no sense."""
+
+    def shapes(text: str) -> list[str]:
+        unknown = [name for name in text.split(",") if name not in SHAPES]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}; known are {', '.join(SHAPES)}")
+        return text.split(",")
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", type=shapes, default=list(SHAPES), metavar="NAMES", help=", ".join(SHAPES))
+    parser.add_argument("--quick", action="store_true", help="a tenth of the keys")
+    parser.add_argument("--maxmemory", default="", metavar="SIZE", help="so that the eviction policy's part is in it")
+    parser.add_argument("--save", action="store_true", help="write bench/results/memory-DATE.json and .md")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    options = parse()
+    facts = machine.describe("memory")
+    facts["redis-server"] = machine.program_version("redis-server")
+    config = f'[memory]\nmaxmemory = "{options.maxmemory}"\n' if options.maxmemory else ""
+    try:
+        results = measure(options.shapes, 0.1 if options.quick else 1.0, config)
+    except ServerFailed as error:
+        print(f"bench/memory.py: {error}", file=sys.stderr)
+        return 1
+    for name, fact in facts.items():
+        print(f"{name}: {fact}")
+    print(f"\n{show(results)}")
+    print(f"\ngoals: string_64 ratio ≤ {GOAL}; used_memory within {TOLERANCE:.0%} of the growth for every shape")
+    if options.save:
+        print(f"\nsaved as {save(facts, results).relative_to(ROOT)} and .json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

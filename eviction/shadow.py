@@ -1,0 +1,277 @@
+"""Miniature simulation: what other policies, and other sizes of the cache, would have hit and missed.
+
+The question "would `lfu` miss less here?" has an exact answer, from a second cache beside the first, at twice the
+price. The cheap answer: of all keys take a sample by their hash, so that a key is either always seen or never, and
+run every candidate on a cache that is smaller in the same proportion (Waldspurger, Saemundsson, Ahmad, Park: "Cache
+modeling and optimization using miniature simulations", USENIX ATC 2017). What holds for the sample holds for the
+whole to about a point, and between candidates, which all see the same sample, to a fraction of one.
+
+How accesses get here. Misses: a key that is admitted had missed. Hits: those of a sampled node alone are told, because
+its hit counter is marked (policy.SAMPLED) and so lies above the cap up to which the keyspace counts by itself; a hit on
+any other node costs nothing. So the owner has three calls to make, and Policy makes them all once it was told to
+`observe` a Shadow: `access` on admission and on a hit of a sampled key, `forget` when a key was deleted or expired.
+
+Bounded. At first every key is in the sample. Whenever the sampled keys that fit the cache pass MOST_KEYS the rate is
+halved: half of the sample is let go and the miniatures shrink (fixed-size SHARDS, FAST 2015). So a cache of fewer keys
+than that is simulated whole, and one of ten million keys at a ten-thousandth. A key costs about 250 bytes in each
+miniature, so all of them together a few megabytes.
+
+It forgets: requests and misses are halved regularly, after as many sampled requests as the miniature cache turns over a
+few times, so that the figures follow the workload.
+
+Limits: a key that was evicted and then would have expired is not known to have expired, so large sizes look a little
+better than they are when lifetimes are short; the rate does not rise again when the capacity is cut.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+from zlib import crc32
+
+from eviction.fifo import Fifo
+from eviction.lfu import Lfu
+from eviction.lru import Lru
+from eviction.policy import Node, Policy, never_pinned
+from eviction.s3_fifo import S3Fifo
+from eviction.sieve import Sieve
+from eviction.w_tinylfu import WTinyLfu
+
+# Sampled keys that fit the simulated cache until the rate is halved; so between half of it and all of it are in use.
+MOST_KEYS: Final = 2048
+TURNS: Final = 20.0  # sampled requests per such key until the figures are halved; with 8 they swing
+PURGE_SLICE: Final = 16  # keys that each access lets go of while the sample is being halved
+FULL: Final = 1 << 32  # the threshold at which every key is in the sample
+MIXER: Final = 0x9E3779B1  # Knuth's multiplier: the ghosts index by the low bits of the same CRC
+
+CANDIDATES: Final = ("s3-fifo", "lfu", "sieve", "lru", "w-tinylfu")  # what CACHE.ADVISE compares
+SCALES: Final = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the capacity, for the miss-ratio curve
+
+
+class Ratio(NamedTuple):
+    """What one candidate would have done lately; requests and misses are of the sample and decay."""
+
+    policy: str
+    scale: float  # of the capacity in force
+    capacity: int  # bytes
+    requests: float
+    misses: float
+
+    @property
+    def miss_ratio(self) -> float:
+        """0.0 … 1.0; 0.0 while nothing was seen."""
+        return self.misses / self.requests if self.requests else 0.0
+
+
+class Miniature:
+    """One candidate on one scaled-down cache."""
+
+    def __init__(self, policy: Policy, scale: float) -> None:
+        self.policy = policy
+        self.scale = scale  # of the real capacity, before sampling
+        self.capacity = 1  # bytes, sampled
+        self.entries: dict[bytes, Node] = {}
+        self.misses = 0.0  # decays
+        self.purging: list[bytes] = []  # keys to look at since the sample was halved
+
+    def access(self, key: bytes, weight: int) -> None:
+        """A request for a key that weighs so much now."""
+        policy = self.policy
+        node = self.entries.get(key)
+        if node is not None:
+            if node.weight != weight:
+                self._resize(node, weight)
+            if policy.needs_touch:
+                policy.touched(node)
+            elif node.freq < policy.hit_cap:
+                node.freq += 1
+            return
+        self.misses += 1.0
+        if weight > self.capacity:
+            return
+        self._make_room(weight)
+        node = Node(key, weight)
+        self.entries[key] = node
+        policy.added(node)
+
+    def _resize(self, node: Node, weight: int) -> None:
+        old = node.weight
+        node.weight = weight
+        self.policy.resized(node, old)
+        self._make_room(0)
+
+    def _make_room(self, weight: int) -> None:
+        policy = self.policy
+        while policy.count and policy.weight + weight > self.capacity:
+            victim = policy.victim(never_pinned)
+            if victim is None:
+                return
+            del self.entries[victim.key]
+
+    def forget(self, key: bytes) -> None:
+        """A key was deleted or expired."""
+        node = self.entries.pop(key, None)
+        if node is not None:
+            self.policy.removed(node)
+
+    def limit(self, capacity: int) -> None:
+        """So many bytes from now on."""
+        self.capacity = max(1, capacity)
+        self.policy.set_capacity(self.capacity)
+        self._make_room(0)
+
+    def clear(self) -> None:
+        self.policy.clear()
+        self.entries.clear()
+        self.purging.clear()
+        self.misses = 0.0
+
+
+def create_candidate(name: str) -> Policy:
+    """A new policy of those that can be simulated: the ones that need neither chance nor deadlines."""
+    if name == "s3-fifo":
+        return S3Fifo()
+    if name == "lfu":
+        return Lfu()
+    if name == "lru":
+        return Lru()
+    if name == "sieve":
+        return Sieve()
+    if name == "w-tinylfu":
+        return WTinyLfu()
+    if name == "fifo":
+        return Fifo()
+    raise ValueError(f"the policy {name!r} cannot be simulated; known: s3-fifo, lfu, lru, sieve, w-tinylfu, fifo")
+
+
+class Shadow:
+    """Candidates, each at the capacity in force, and one of them at several scales of it; see the module's essay.
+
+        shadow = Shadow(capacity_bytes, CANDIDATES, SCALES, "s3-fifo", count_hint=keys)
+        policy.observe(shadow)              # the policy feeds it from now on; several policies may share one
+        shadow.set_capacity(bytes)          # the total of those that share it, at run time
+        shadow.ratios()                     # list[Ratio]: one per candidate, at scale 1
+        shadow.curve()                      # list[Ratio]: `scaled` at each scale, ascending: a miss-ratio curve
+        shadow.evidence                     # sampled requests behind the figures; below a few hundred say nothing
+
+    An unsampled key costs `sampled` alone, once, on admission. A sampled access costs a dictionary look-up and a
+    policy's step for each candidate and scale. Everything is synchronous, without clock or chance.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        candidates: Sequence[str] = CANDIDATES,
+        scales: Sequence[float] = SCALES,
+        scaled: str = "s3-fifo",
+        count_hint: int = 0,
+    ) -> None:
+        self.capacity = capacity  # bytes of the real cache
+        self.threshold = FULL  # keys whose mixed hash is below are sampled
+        while count_hint * self.threshold > MOST_KEYS * FULL:
+            self.threshold >>= 1
+        self.at_one = [Miniature(create_candidate(name), 1.0) for name in candidates]
+        self.scaled = [Miniature(create_candidate(scaled), scale) for scale in sorted(scales) if scale != 1.0]
+        self.named = scaled  # the policy of the curve
+        self.all = self.at_one + self.scaled
+        if scaled not in candidates:
+            self.all.append(Miniature(create_candidate(scaled), 1.0))
+        self.evidence = 0.0  # sampled requests, decaying
+        self.total = 0  # sampled requests ever
+        self._limit()
+
+    # -- being told ----------------------------------------------------------------------------------------------------
+
+    def sampled(self, key: bytes) -> bool:
+        """Is the key in the sample? A key that is not will be for as long as the rate only falls."""
+        return (crc32(key) * MIXER) & 0xFFFFFFFF < self.threshold
+
+    def access(self, key: bytes, weight: int) -> None:
+        """A request for a key of the sample, hit or miss; for others nothing happens."""
+        if (crc32(key) * MIXER) & 0xFFFFFFFF >= self.threshold:
+            return
+        self.evidence += 1.0
+        self.total += 1
+        for miniature in self.all:
+            miniature.access(key, weight)
+            if miniature.purging:
+                self._purge(miniature)
+        if self.keys > MOST_KEYS and not self.all[0].purging:
+            self._halve()
+        if self.evidence > self.window():
+            self._decay()
+
+    def forget(self, key: bytes) -> None:
+        """A key was deleted or expired."""
+        for miniature in self.all:
+            miniature.forget(key)
+
+    def set_capacity(self, capacity: int) -> None:
+        """The real cache may take so many bytes now."""
+        self.capacity = capacity
+        self._limit()
+
+    def clear(self) -> None:
+        """Everything was deleted (FLUSHALL)."""
+        for miniature in self.all:
+            miniature.clear()
+        self.evidence = 0.0
+        self._limit()
+
+    # -- being asked ---------------------------------------------------------------------------------------------------
+
+    @property
+    def rate(self) -> float:
+        """The part of the keys that is sampled."""
+        return self.threshold / FULL
+
+    @property
+    def keys(self) -> int:
+        """Sampled keys that fit the capacity in force."""
+        return self.all[0].policy.count
+
+    def window(self) -> float:
+        """Sampled requests after which the figures are halved."""
+        return max(1000.0, TURNS * self.keys)
+
+    def ratios(self) -> list[Ratio]:
+        """Each candidate at the capacity in force, in the order given."""
+        return [self._ratio(miniature) for miniature in self.at_one]
+
+    def curve(self) -> list[Ratio]:
+        """The miss-ratio curve of one policy, smallest cache first."""
+        of_it = [m for m in self.all if m.policy.name == self.named and (m.scale != 1.0 or m not in self.scaled)]
+        return [self._ratio(miniature) for miniature in sorted(of_it, key=lambda m: m.scale)]
+
+    def _ratio(self, miniature: Miniature) -> Ratio:
+        capacity = int(self.capacity * miniature.scale)
+        return Ratio(miniature.policy.name, miniature.scale, capacity, self.evidence, miniature.misses)
+
+    # -- keeping it small and young ------------------------------------------------------------------------------------
+
+    def _decay(self) -> None:
+        self.evidence *= 0.5
+        for miniature in self.all:
+            miniature.misses *= 0.5
+
+    def _limit(self) -> None:
+        for miniature in self.all:
+            miniature.limit(int(self.capacity * miniature.scale) * self.threshold // FULL)
+
+    def _halve(self) -> None:
+        # Nobody asks for the other half any more from here on; it leaves in slices, and the capacity shrinks when it
+        # has gone: shrinking at once would evict keys that stay in the sample.
+        self.threshold >>= 1
+        for miniature in self.all:
+            miniature.purging = list(miniature.entries)
+
+    def _purge(self, miniature: Miniature) -> None:
+        purging = miniature.purging
+        for _ in range(min(PURGE_SLICE, len(purging))):
+            key = purging.pop()
+            if not self.sampled(key):
+                miniature.forget(key)
+        if not purging:
+            miniature.limit(int(self.capacity * miniature.scale) * self.threshold // FULL)
+
+    def overhead_bytes(self) -> int:
+        """Of all miniatures, about."""
+        return sum([200 * len(m.entries) + m.policy.stats().overhead_bytes for m in self.all])

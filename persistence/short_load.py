@@ -1,0 +1,106 @@
+"""ShortLoad: the short road for most of what waits for a store, a read whose keys memory simply does not have.
+
+It does what plan and prepare do for any command (engine.py), where there is nothing to plan: each key is either in
+memory, and right, or it is not there at all and has to be loaded. So the command needs no task, no plan and no locks:
+it is parked with its flights (loader.py) and runs when they have landed, all at one moment. Whatever is not so (a copy
+that is old or void, unsaved changes, a quarantine, a transaction under way) takes the long road, and nothing has been
+done then.
+
+When the flights have landed, memory is looked at first, as on the long road: it is at least as new as they are. A read
+of several keys must see them as they were at one moment. Memory is one. If not all of them are there, because what was
+loaded may not be cached, their flights are another, unless something was written since the command was parked; then it
+is planned on the long road, which watches and locks.
+"""
+
+from __future__ import annotations
+
+from persistence.engine import Engine, is_current
+from persistence.errors import LoadTimeout
+from persistence.loader import Parked
+from persistence.managed import Target
+from persistence.prefixes import WRITE_BEHIND
+from persistence.seams import View
+
+
+class ShortLoad:
+    """Reads of absent keys, by an engine."""
+
+    __slots__ = ("_engine",)
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def absent(self, keys: list[bytes]) -> list[Target] | None:
+        """What a read of these keys has to load, each key once; None for the long road. Raises Unmapped."""
+        engine = self._engine
+        if engine.has_quarantine() or engine.loader.joint:
+            return None
+        memory = engine.memory
+        now = memory.now_ms
+        targets: list[Target] = []
+        for key in keys if len(keys) == 1 else dict.fromkeys(keys):
+            entry = memory.held(key)
+            if entry is not None:
+                lease = entry.lease
+                if entry.soft_ms <= now or (lease is not None and lease.generation != lease.prefix.generation):
+                    return None
+                continue
+            target = engine.target(key)
+            if target is None:
+                continue
+            prefix = target.prefix
+            rule = prefix.rule
+            if rule.write == WRITE_BEHIND and engine.queue_of(prefix).unsaved(target) is not None:
+                return None
+            if not rule.loads:
+                continue
+            if target.row_key == () or key in prefix.negatives:
+                return None
+            targets.append(target)
+        return targets
+
+    def park(self, parked: Parked, targets: list[Target]) -> None:
+        """Load these; `parked` is called back."""
+        self._engine.loader.park(parked, targets)
+
+    def stage(self, parked: Parked, keys: list[bytes], view: View) -> bool:
+        """Let the command that was parked see its keys, and nothing may run before it has. False: the long road.
+
+        Raises the error of a load.
+        """
+        engine = self._engine
+        loader = engine.loader
+        now = engine.memory.now_ms
+        flights = parked.flights
+        several = len(keys) > 1
+        if len(keys) > len(flights) and not self._are_held(keys, parked, now):
+            return False
+        for flight in flights:
+            target = flight.target
+            entry = engine.memory.held(target.key)
+            if entry is not None:
+                if not is_current(entry, now):
+                    return False
+                continue
+            if flight.error is not None or not flight.done:
+                if engine.missing(target):
+                    if flight.error is not None:
+                        raise flight.error
+                    target.prefix.counters.load_timeouts += 1
+                    raise LoadTimeout("the load did not finish in time")
+                view.stage_absent(target.key)
+                continue
+            if target.key in loader.joint or (several and (flight.fenced or loader.fences != parked.fences)):
+                return False
+            engine.stage_row(target, flight.result, view)
+        return True
+
+    def _are_held(self, keys: list[bytes], parked: Parked, now: int) -> bool:
+        # What memory held when the command was parked may have gone meanwhile.
+        loaded = {flight.target.key for flight in parked.flights}
+        for key in keys:
+            if key not in loaded:
+                entry = self._engine.memory.held(key)
+                if entry is None or not is_current(entry, now):
+                    return False
+        return True

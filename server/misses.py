@@ -1,0 +1,108 @@
+"""Misses: reads that wait for rows without a task of their own, parked by the loader and run when it calls back.
+
+Dispatch puts a Miss where it would put a coroutine (`session.waiting`), and the connection leaves a callback with it.
+The row may be there before that: the journal can hold back replies in front of it. When the callback is called, either
+the reply is there, or `session.waiting` is set once more and the command waits on, in another way.
+
+A miss is planned in ShortLoad, and only for sessions in the normal state: no transaction, nothing muted or tracked.
+What turns out not to be as simple as it looked goes on by the long road, as if it had just come.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from persistence.engine import Engine
+from persistence.loader import Parked
+from persistence.short_load import ShortLoad
+from protocol.replies import Error
+from server.commands.spec import CommandSpec
+from server.errors import CommandError
+from server.keyspace.keyspace import Keyspace
+from server.keyspace.overlay import Overlay
+from server.session import Call, Session
+from server.store_errors import EXPECTED, reply_of
+
+
+class Runner(Protocol):
+    """Dispatch, as it is needed here."""
+
+    def take_long_road(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
+        """Run a read from its beginning: its reply, or `session.waiting` is set."""
+
+    def end_miss(self, session: Session, keys: list[bytes]) -> None:
+        """It has its reply, which tells of these keys."""
+
+    def fail(self, spec: CommandSpec, argv: list[bytes], error: Exception) -> Error:
+        """The reply to a bug of ours."""
+
+
+class Miss(Parked):
+    """One read that waits for rows."""
+
+    __slots__ = ("_misses", "call", "session")
+
+    def __init__(self, misses: Misses, session: Session, call: Call) -> None:
+        super().__init__()
+        self._misses = misses
+        self.session = session
+        self.call = call
+
+    def answer(self) -> object:
+        return self._misses.answer(self)
+
+
+class Misses:
+    """The reads of one dispatch that wait for rows."""
+
+    __slots__ = ("_clock", "_keyspace", "_memory", "_runner", "_short", "_view")
+
+    def __init__(self, engine: Engine, keyspace: Keyspace, runner: Runner) -> None:
+        # Rules act in database 0 alone.
+        self._memory = keyspace.database(0)
+        self._keyspace = keyspace
+        self._clock = engine.clock
+        self._runner = runner
+        self._short = ShortLoad(engine)
+        # A read leaves nothing behind in its view, so one does for all.
+        self._view = Overlay(self._memory)
+
+    def settle(self, session: Session, spec: CommandSpec, argv: list[bytes], keys: list[bytes]) -> bool:
+        """Was the first look right, or will the session wait for rows alone? False: not so simple. Raises Unmapped."""
+        targets = self._short.absent(keys)
+        if targets is None:
+            return False
+        if targets:
+            miss = Miss(self, session, (spec, argv))
+            session.waiting = miss
+            self._short.park(miss, targets)
+        return True
+
+    def answer(self, miss: Miss) -> object:
+        """Run the command now: its reply, or its session waits in another way."""
+        runner = self._runner
+        session = miss.session
+        spec, argv = miss.call
+        now_ms = self._clock.now_ms()
+        if now_ms != self._keyspace.now_ms:
+            self._keyspace.tick(now_ms)
+        keys = spec.keys_of(argv)
+        view = self._view
+        view.begin_read()
+        try:
+            if not self._short.stage(miss, keys, view):
+                return runner.take_long_road(session, spec, argv)
+            session.db = view
+            reply = spec.handler(session, argv)
+        except CommandError as error:
+            spec.failed += 1
+            reply = error.reply
+        except EXPECTED as error:
+            spec.failed += 1
+            reply = reply_of(error)
+        except Exception as error:  # noqa: BLE001 - dispatch logs it
+            reply = runner.fail(spec, argv, error)
+        finally:
+            session.db = self._memory
+        runner.end_miss(session, keys)
+        return reply
