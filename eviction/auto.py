@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
-from eviction.lfu import FREQ_BITS, HIT_CAP, Lfu
-from eviction.policy import NOWHERE, PARKED, SAMPLED, Node, Policy, PolicyStats
+from eviction.lfu import CREDIT, FREQ_BITS, Lfu
+from eviction.policy import HITS, NOWHERE, PARKED, SAMPLED, Node, Policy, PolicyStats
 from eviction.s3_fifo import S3Fifo
 from eviction.shadow import Shadow
 
@@ -33,10 +33,9 @@ class Auto(Policy):
     """
 
     def __init__(self, shadow: Shadow | None = None) -> None:
-        super().__init__("auto", HIT_CAP, False)
+        super().__init__("auto", CREDIT, False)
         self.owns_shadow = shadow is None
-        self.following = shadow if shadow is not None else Shadow(0, CANDIDATES, ())
-        self.shadow = self.following
+        self.following = shadow if shadow is not None else Shadow(0, CANDIDATES)
         self.current: Policy = S3Fifo()  # takes newcomers
         self.former: Policy | None = None  # hands over to current; None when that is done
         self.judged = 0  # the shadow's total when the figures were last looked at
@@ -57,14 +56,34 @@ class Auto(Policy):
             self.following.set_capacity(weight_limit)
 
     def added(self, node: Node) -> None:
-        self._admitted(node)
-        self.count += 1
-        self.weight += node.weight
+        self._count_in(node)
         self.current.added(node)
         if self.former is not None:
             self._hand_over(self.former)
         elif self.following.total - self.judged >= JUDGE_EVERY:
             self._judge()
+
+    def adopted(self, node: Node) -> None:
+        self._count_in(node)
+        self.current.adopted(node)
+
+    def _count_in(self, node: Node) -> None:
+        shadow = self.following
+        if shadow.sampled(node.key):
+            node.freq |= SAMPLED
+            shadow.access(node.key, node.weight)
+        self.count += 1
+        self.weight += node.weight
+
+    def touched(self, node: Node) -> None:
+        freq = node.freq
+        if freq & HITS < self.hit_cap:
+            node.freq = freq + 1
+        shadow = self.following
+        if shadow.sampled(node.key):
+            shadow.access(node.key, node.weight)
+        else:
+            node.freq &= HITS  # the sample has shrunk since it was marked
 
     def resized(self, node: Node, old_weight: int) -> None:
         where = node.where
@@ -81,7 +100,8 @@ class Auto(Policy):
         if where == NOWHERE:
             return
         if node.freq >= SAMPLED:
-            self._forgotten(node)
+            node.freq &= HITS
+            self.following.forget(node.key)
         self.count -= 1
         self.weight -= node.weight
         if where == PARKED:
@@ -114,7 +134,7 @@ class Auto(Policy):
     def change_to(self, name: str) -> None:
         """Begin the change to another candidate; what is here follows in small portions."""
         self.former = self.current
-        self.current = Lfu() if name == "lfu" else S3Fifo()
+        self.current = Lfu(keeps_hits=False) if name == "lfu" else S3Fifo()
         self.current.set_capacity(self.capacity, self.count)
         self.switches += 1
         self.changed = self.following.total
@@ -178,7 +198,7 @@ class Auto(Policy):
     def stats(self) -> PolicyStats:
         inner = self.current.stats()
         dead = inner.dead
-        overhead = inner.overhead_bytes + self.following.overhead_bytes() * self.owns_shadow
+        overhead = inner.overhead_bytes + (self.following.overhead_bytes() if self.owns_shadow else 0)
         if self.former is not None:
             former = self.former.stats()
             dead += former.dead

@@ -16,8 +16,6 @@ class Fifo(Policy):
         self.queue = NodeQueue()
 
     def added(self, node: Node) -> None:
-        if self.shadow is not None:
-            self._admitted(node)
         node.where = QUEUED
         self.count += 1
         self.weight += node.weight

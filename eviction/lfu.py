@@ -25,7 +25,7 @@ from zlib import crc32
 
 from eviction.ghosts import PAYLOAD_BITS, Ghosts
 from eviction.node_queue import NodeQueue
-from eviction.policy import HITS, MAX_SECOND_CHANCES, Node, Policy, PolicyStats
+from eviction.policy import HITS, MAX_SECOND_CHANCES, SAMPLED, Node, Policy, PolicyStats
 
 CREDIT: Final = 15  # the most that hits raise a node above the level at once; the ghost's payload holds as much
 RING: Final = 16  # queues: priorities level … level + CREDIT
@@ -51,16 +51,23 @@ def log_counter(hits: int, idle_decays: int = 0) -> int:
 class Lfu(Policy):
     """Least frequently used with dynamic ageing, lazy re-queueing and a memory for evicted frequencies."""
 
-    def __init__(self) -> None:
-        super().__init__("lfu", HIT_CAP, False)
+    # With `keeps_hits` the counter is never set back: OBJECT FREQ tells of all hits. Without, it is taken over into
+    # `where` whenever the node is queued, so that it may end at CREDIT and the hits of a hot key cost next to nothing.
+    def __init__(self, keeps_hits: bool = True) -> None:
+        super().__init__("lfu", HIT_CAP if keeps_hits else CREDIT, False)
+        self.keeps_hits = keeps_hits
         self.ring = [NodeQueue() for _ in range(RING)]  # priority p is in ring[p % 16]
         self.level = 1  # the lowest priority there may be
         self.ghosts = Ghosts()
         self.ghost_room = 0  # nodes for which the ghosts' table is large enough
 
+    def set_capacity(self, weight_limit: int, count_hint: int = 0) -> None:
+        super().set_capacity(weight_limit, count_hint)
+        if count_hint:
+            self.ghosts.ensure(count_hint)
+            self.ghost_room = len(self.ghosts)
+
     def added(self, node: Node) -> None:
-        if self.shadow is not None:
-            self._admitted(node)
         self.count += 1
         self.weight += node.weight
         if self.ghosts.now > 1:
@@ -70,8 +77,6 @@ class Lfu(Policy):
         self._queue(node, self.level + min(node.freq & HITS, CREDIT))
 
     def adopted(self, node: Node) -> None:
-        if self.shadow is not None:
-            self._admitted(node)
         self.count += 1
         self.weight += node.weight
         self._queue(node, self.level + min(node.freq & HITS, CREDIT))
@@ -80,12 +85,20 @@ class Lfu(Policy):
         for priority in range(self.level, self.level + RING):
             node = self.ring[priority & 15].pop()
             if node is not None:
+                node.freq = (node.freq & SAMPLED) | self._hits(node, node.where)
                 return node
         return None
+
+    def _hits(self, node: Node, where: int) -> int:
+        # All that are known of a node that is or was queued so.
+        hits = node.freq & HITS
+        return hits if self.keeps_hits else min(hits + (where & FREQ_MASK), CREDIT)
 
     def _queue(self, node: Node, priority: int) -> None:
         node.where = (priority << FREQ_BITS) | (node.freq & HITS)
         self.ring[priority & 15].push(node)
+        if not self.keeps_hits:
+            node.freq &= SAMPLED
 
     def _pop(self) -> Node | None:
         chances = MAX_SECOND_CHANCES
@@ -97,9 +110,13 @@ class Lfu(Policy):
                 empty += 1
                 continue
             empty = 0
-            gained = (node.freq & HITS) - (node.where & FREQ_MASK)
+            gained = node.freq & HITS
+            if self.keeps_hits:
+                gained -= node.where & FREQ_MASK
             if gained > 0 and chances:
                 chances -= 1
+                if not self.keeps_hits:
+                    node.freq = (node.freq & SAMPLED) | self._hits(node, node.where)
                 self._queue(node, self.level + min(gained, CREDIT))
                 continue
             return node
@@ -109,11 +126,13 @@ class Lfu(Policy):
         if self.count > self.ghost_room:
             self.ghosts.ensure(self.count)
             self.ghost_room = len(self.ghosts)
-        self.ghosts.remember(crc32(node.key), min(node.freq & HITS, CREDIT))
+        self.ghosts.remember(crc32(node.key), min(self._hits(node, node.where), CREDIT))
 
     def _push_front(self, node: Node, where: int) -> None:
         # Its old priority may lie below the level by now; the front of the level is the next to go.
-        node.where = (self.level << FREQ_BITS) | (node.freq & HITS)
+        node.where = (self.level << FREQ_BITS) | self._hits(node, where)
+        if not self.keeps_hits:
+            node.freq &= SAMPLED
         self.ring[self.level & 15].push_front(node)
 
     def _unlink(self, node: Node) -> None:

@@ -4,7 +4,7 @@ the exact order costs less here than the sample (eviction.md has the measurement
 from collections.abc import Iterator
 
 from eviction.index_list import IndexList
-from eviction.policy import SAMPLED, Node, Policy, PolicyStats
+from eviction.policy import Node, Policy, PolicyStats
 
 
 class Lru(Policy):
@@ -15,15 +15,11 @@ class Lru(Policy):
         self.order = IndexList(1)
 
     def added(self, node: Node) -> None:
-        if self.shadow is not None:
-            self._admitted(node)
         self.count += 1
         self.weight += node.weight
         node.where = self.order.push(0, node)
 
     def touched(self, node: Node) -> None:
-        if node.freq >= SAMPLED:
-            self._followed(node)
         # IndexList.move written out: this is the hot road, and two calls would cost more than the move.
         slot = node.where
         if slot <= 0:

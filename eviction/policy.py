@@ -21,9 +21,9 @@ Hits are the hot road, so most policies are not called for them at all: the keys
             policy.touched(node)
 
 where hit_cap is -1 for a policy that says `needs_touch`, so that it gets `touched` for every hit. The others get it for
-*marked* nodes alone: those of the sample that a miniature simulation follows (shadow.py) have the bit SAMPLED in their
+*marked* nodes alone: those of the sample that `auto` follows in miniature (shadow.py) have the bit SAMPLED in their
 counter, which lifts it above any cap. That costs the hits of all others nothing. Whoever else reads a hit counter
-reads `node.freq & HITS`. A counter may exceed a policy's own cap, for the policies of one database may differ.
+reads `node.freq & HITS`.
 
 `removed` is O(1) everywhere. Policies built on deques cannot delete from the middle; they note the record as dead and
 skip it later (node_queue.py), which is why an Entry must keep the identity hash: no `__eq__` in a subclass of Node.
@@ -54,19 +54,6 @@ class RandomSource(Protocol):
     """The one thing a policy may ask of chance; `random.Random` satisfies it."""
 
     def randrange(self, stop: int, /) -> int: ...
-
-
-class AccessLog(Protocol):
-    """Who wants to hear of every request for a sample of the keys: eviction.shadow.Shadow."""
-
-    def sampled(self, key: bytes) -> bool:
-        """Is this key in the sample?"""
-
-    def access(self, key: bytes, weight: int) -> None:
-        """A request for a key of the sample."""
-
-    def forget(self, key: bytes) -> None:
-        """A key of the sample was deleted or has expired."""
 
 
 class Node:
@@ -120,7 +107,6 @@ class Policy(ABC):
         self.weight = 0  # their total weight
         self.capacity = 0  # bytes this policy's nodes may take; 0 = unknown: the current weight stands in
         self.parked: dict[Node, int] = {}  # pinned when popped → the `where` to restore
-        self.shadow: AccessLog | None = None  # follows a sample of the keys
 
     # -- what the shard tells ------------------------------------------------------------------------------------------
 
@@ -128,24 +114,13 @@ class Policy(ABC):
     def added(self, node: Node) -> None:
         """A node enters; its `where` must be 0. Never fails, never evicts."""
 
-    def touched(self, node: Node) -> None:
-        """A hit on a node: on any when `needs_touch`, else on one that is marked SAMPLED."""
-        if node.freq & HITS < self.hit_cap:
-            node.freq += 1
-        if node.freq >= SAMPLED:
-            self._followed(node)
+    def touched(self, node: Node) -> None:  # noqa: B027 - only for policies that ask
+        """A hit on a node: on any when `needs_touch`, else on one that the policy has marked SAMPLED."""
 
     def weigh_costs(self, cost_of: CostOf | None) -> None:
         """Let what is dear to load stay longer; None: all alike. ValueError if this policy has no way to do it."""
         if cost_of is not None:
             raise ValueError(f"the policy {self.name!r} does not weigh what a load costs; s3-fifo does")
-
-    def observe(self, shadow: AccessLog | None) -> None:
-        """Let this one hear of every request for its sample from now on; None: nobody. Nodes that are here already are
-        marked only when they are admitted anew or adopted."""
-        self.shadow = shadow
-        if not self.needs_touch:
-            self.hit_cap = max(1, self.hit_cap)  # at 0 the keyspace does not look at the counter at all
 
     def resized(self, node: Node, old_weight: int) -> None:
         """A write changed `node.weight`, which used to be `old_weight`."""
@@ -166,8 +141,6 @@ class Policy(ABC):
         else:
             self._unlink(node)
         node.where = NOWHERE
-        if node.freq >= SAMPLED:
-            self._forgotten(node)
 
     def deadline_changed(self, node: Node, deadline_ms: int) -> None:  # noqa: B027 - only for policies that ask
         """The node expires at `deadline_ms`, 0 = never; for policies that set `needs_deadlines`, after `added` too."""
@@ -244,28 +217,6 @@ class Policy(ABC):
             weight += node.weight
         assert len(seen) == self.count, f"counted {self.count}, found {len(seen)}"
         assert weight == self.weight, f"weight {self.weight}, found {weight}"
-
-    # -- the sample ----------------------------------------------------------------------------------------------------
-
-    def _admitted(self, node: Node) -> None:
-        # For `added`, when there is a shadow: mark the node if it belongs to the sample; that it came is a request.
-        shadow = self.shadow
-        if shadow is not None and shadow.sampled(node.key):
-            node.freq |= SAMPLED
-            shadow.access(node.key, node.weight)
-
-    def _followed(self, node: Node) -> None:
-        # A hit on a marked node. The sample may have shrunk meanwhile; then the mark goes.
-        shadow = self.shadow
-        if shadow is not None and shadow.sampled(node.key):
-            shadow.access(node.key, node.weight)
-        else:
-            node.freq &= HITS
-
-    def _forgotten(self, node: Node) -> None:
-        node.freq &= HITS
-        if self.shadow is not None:
-            self.shadow.forget(node.key)
 
     # -- what a subclass fills in --------------------------------------------------------------------------------------
 

@@ -17,8 +17,6 @@ class RandomPick(Policy):
         self.front: dict[Node, None] = {}  # used as a stack, so no walk over tombstones
 
     def added(self, node: Node) -> None:
-        if self.shadow is not None:
-            self._admitted(node)
         self.count += 1
         self.weight += node.weight
         self.pool.append(node)

@@ -106,8 +106,6 @@ class S3Fifo(Policy):
             self._make_room_for_ghosts(count_hint)
 
     def added(self, node: Node) -> None:
-        if self.shadow is not None:
-            self._admitted(node)
         weight = node.weight
         to_main = False
         if self.evicting:
@@ -140,8 +138,6 @@ class S3Fifo(Policy):
         self.owed = 0.0
 
     def adopted(self, node: Node) -> None:
-        if self.shadow is not None:
-            self._admitted(node)
         self.count += 1
         self.weight += node.weight
         if node.freq & HITS >= PROVEN:

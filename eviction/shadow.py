@@ -1,4 +1,4 @@
-"""Miniature simulation: what other policies, and other sizes of the cache, would have hit and missed.
+"""Miniature simulation: what other policies, at this size of the cache or another, would have hit and missed.
 
 The question "would `lfu` miss less here?" has an exact answer, from a second cache beside the first, at twice the
 price. The cheap answer: of all keys take a sample by their hash, so that a key is either always seen or never, and
@@ -6,14 +6,14 @@ run every candidate on a cache that is smaller in the same proportion (Waldspurg
 modeling and optimization using miniature simulations", USENIX ATC 2017). What holds for the sample holds for the
 whole to about a point, and between candidates, which all see the same sample, to a fraction of one.
 
-How accesses get here. Misses: a key that is admitted had missed. Hits: those of a sampled node alone are told, because
-its hit counter is marked (policy.SAMPLED) and so lies above the cap up to which the keyspace counts by itself; a hit on
-any other node costs nothing. So the owner has three calls to make, and Policy makes them all once it was told to
-`observe` a Shadow: `access` on admission and on a hit of a sampled key, `forget` when a key was deleted or expired.
+How accesses get here from `auto` (auto.py). Misses: a key that is admitted had missed. Hits: those of a sampled node
+alone are told, because its hit counter is marked (policy.SAMPLED) and so lies above the cap up to which the keyspace
+counts by itself; a hit on any other node costs nothing. So there are three calls to make: `access` on admission and on
+a hit of a sampled key, `forget` when a key was deleted or expired.
 
 Bounded. At first every key is in the sample. Whenever the sampled keys that fit the cache pass MOST_KEYS the rate is
 halved: half of the sample is let go and the miniatures shrink (fixed-size SHARDS, FAST 2015). So a cache of fewer keys
-than that is simulated whole, and one of ten million keys at a ten-thousandth. A key costs about 250 bytes in each
+than that is simulated whole, and of ten million keys one in five thousand at most. A key costs about 250 bytes in each
 miniature, so all of them together a few megabytes.
 
 It forgets: requests and misses are halved regularly, after as many sampled requests as the miniature cache turns over a
@@ -37,7 +37,9 @@ from eviction.w_tinylfu import WTinyLfu
 
 # Sampled keys that fit the simulated cache until the rate is halved; so between half of it and all of it are in use.
 MOST_KEYS: Final = 2048
+LEAST_WINDOW: Final = 1000.0  # sampled requests
 TURNS: Final = 20.0  # sampled requests per such key until the figures are halved; with 8 they swing
+NODE_BYTES: Final = 200  # of a key in a miniature, beside what its policy keeps
 PURGE_SLICE: Final = 16  # keys that each access lets go of while the sample is being halved
 FULL: Final = 1 << 32  # the threshold at which every key is in the sample
 MIXER: Final = 0x9E3779B1  # Knuth's multiplier: the ghosts index by the low bits of the same CRC
@@ -50,15 +52,8 @@ class Ratio(NamedTuple):
     """What one candidate would have done lately; requests and misses are of the sample and decay."""
 
     policy: str
-    scale: float  # of the capacity in force
-    capacity: int  # bytes
     requests: float
     misses: float
-
-    @property
-    def miss_ratio(self) -> float:
-        """0.0 … 1.0; 0.0 while nothing was seen."""
-        return self.misses / self.requests if self.requests else 0.0
 
 
 class Miniature:
@@ -143,37 +138,24 @@ def create_candidate(name: str) -> Policy:
 
 
 class Shadow:
-    """Candidates, each at the capacity in force, and one of them at several scales of it; see the module's essay.
+    """Candidates side by side at the capacity in force; see the module's essay.
 
-        shadow = Shadow(capacity_bytes, CANDIDATES, SCALES, "s3-fifo", count_hint=keys)
-        policy.observe(shadow)              # the policy feeds it from now on; several policies may share one
-        shadow.set_capacity(bytes)          # the total of those that share it, at run time
-        shadow.ratios()                     # list[Ratio]: one per candidate, at scale 1
-        shadow.curve()                      # list[Ratio]: `scaled` at each scale, ascending: a miss-ratio curve
-        shadow.evidence                     # sampled requests behind the figures; below a few hundred say nothing
+        shadow = Shadow(capacity_bytes, ("s3-fifo", "lfu"), count_hint=keys)
+        if shadow.sampled(key):             # of a key that came, or was hit
+            shadow.access(key, weight)
+        shadow.set_capacity(bytes)          # the total, at run time, of all that share it
+        shadow.ratios()                     # what each would have missed lately, in the order given
 
     An unsampled key costs `sampled` alone, once, on admission. A sampled access costs a dictionary look-up and a
-    policy's step for each candidate and scale. Everything is synchronous, without clock or chance.
+    policy's step for each candidate. Everything is synchronous, without clock or chance.
     """
 
-    def __init__(
-        self,
-        capacity: int,
-        candidates: Sequence[str] = CANDIDATES,
-        scales: Sequence[float] = SCALES,
-        scaled: str = "s3-fifo",
-        count_hint: int = 0,
-    ) -> None:
+    def __init__(self, capacity: int, candidates: Sequence[str], count_hint: int = 0) -> None:
         self.capacity = capacity  # bytes of the real cache
         self.threshold = FULL  # keys whose mixed hash is below are sampled
         while count_hint * self.threshold > MOST_KEYS * FULL:
             self.threshold >>= 1
-        self.at_one = [Miniature(create_candidate(name), 1.0) for name in candidates]
-        self.scaled = [Miniature(create_candidate(scaled), scale) for scale in sorted(scales) if scale != 1.0]
-        self.named = scaled  # the policy of the curve
-        self.all = self.at_one + self.scaled
-        if scaled not in candidates:
-            self.all.append(Miniature(create_candidate(scaled), 1.0))
+        self.miniatures = [Miniature(create_candidate(name), 1.0) for name in candidates]
         self.evidence = 0.0  # sampled requests, decaying
         self.total = 0  # sampled requests ever
         self._limit()
@@ -181,27 +163,25 @@ class Shadow:
     # -- being told ----------------------------------------------------------------------------------------------------
 
     def sampled(self, key: bytes) -> bool:
-        """Is the key in the sample? A key that is not will be for as long as the rate only falls."""
+        """Is the key in the sample? One that is not never will be, for the rate only falls."""
         return (crc32(key) * MIXER) & 0xFFFFFFFF < self.threshold
 
     def access(self, key: bytes, weight: int) -> None:
-        """A request for a key of the sample, hit or miss; for others nothing happens."""
-        if (crc32(key) * MIXER) & 0xFFFFFFFF >= self.threshold:
-            return
+        """A request for a key of the sample, hit or miss."""
         self.evidence += 1.0
         self.total += 1
-        for miniature in self.all:
+        for miniature in self.miniatures:
             miniature.access(key, weight)
             if miniature.purging:
                 self._purge(miniature)
-        if self.keys > MOST_KEYS and not self.all[0].purging:
+        if self.keys > MOST_KEYS and not self.miniatures[0].purging:
             self._halve()
         if self.evidence > self.window():
             self._decay()
 
     def forget(self, key: bytes) -> None:
         """A key was deleted or expired."""
-        for miniature in self.all:
+        for miniature in self.miniatures:
             miniature.forget(key)
 
     def set_capacity(self, capacity: int) -> None:
@@ -211,7 +191,7 @@ class Shadow:
 
     def clear(self) -> None:
         """Everything was deleted (FLUSHALL)."""
-        for miniature in self.all:
+        for miniature in self.miniatures:
             miniature.clear()
         self.evidence = 0.0
         self._limit()
@@ -226,41 +206,36 @@ class Shadow:
     @property
     def keys(self) -> int:
         """Sampled keys that fit the capacity in force."""
-        return self.all[0].policy.count
+        return self.miniatures[0].policy.count
 
     def window(self) -> float:
         """Sampled requests after which the figures are halved."""
-        return max(1000.0, TURNS * self.keys)
+        return max(LEAST_WINDOW, TURNS * self.keys)
 
     def ratios(self) -> list[Ratio]:
-        """Each candidate at the capacity in force, in the order given."""
-        return [self._ratio(miniature) for miniature in self.at_one]
+        """Each candidate, in the order given."""
+        return [Ratio(mini.policy.name, self.evidence, mini.misses) for mini in self.miniatures]
 
-    def curve(self) -> list[Ratio]:
-        """The miss-ratio curve of one policy, smallest cache first."""
-        of_it = [m for m in self.all if m.policy.name == self.named and (m.scale != 1.0 or m not in self.scaled)]
-        return [self._ratio(miniature) for miniature in sorted(of_it, key=lambda m: m.scale)]
-
-    def _ratio(self, miniature: Miniature) -> Ratio:
-        capacity = int(self.capacity * miniature.scale)
-        return Ratio(miniature.policy.name, miniature.scale, capacity, self.evidence, miniature.misses)
+    def overhead_bytes(self) -> int:
+        """Of all miniatures, about."""
+        return sum([NODE_BYTES * len(m.entries) + m.policy.stats().overhead_bytes for m in self.miniatures])
 
     # -- keeping it small and young ------------------------------------------------------------------------------------
 
     def _decay(self) -> None:
         self.evidence *= 0.5
-        for miniature in self.all:
+        for miniature in self.miniatures:
             miniature.misses *= 0.5
 
     def _limit(self) -> None:
-        for miniature in self.all:
-            miniature.limit(int(self.capacity * miniature.scale) * self.threshold // FULL)
+        for miniature in self.miniatures:
+            miniature.limit(self.capacity * self.threshold // FULL)
 
     def _halve(self) -> None:
         # Nobody asks for the other half any more from here on; it leaves in slices, and the capacity shrinks when it
         # has gone: shrinking at once would evict keys that stay in the sample.
         self.threshold >>= 1
-        for miniature in self.all:
+        for miniature in self.miniatures:
             miniature.purging = list(miniature.entries)
 
     def _purge(self, miniature: Miniature) -> None:
@@ -270,8 +245,4 @@ class Shadow:
             if not self.sampled(key):
                 miniature.forget(key)
         if not purging:
-            miniature.limit(int(self.capacity * miniature.scale) * self.threshold // FULL)
-
-    def overhead_bytes(self) -> int:
-        """Of all miniatures, about."""
-        return sum([200 * len(m.entries) + m.policy.stats().overhead_bytes for m in self.all])
+            miniature.limit(self.capacity * self.threshold // FULL)

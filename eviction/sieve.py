@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from eviction.node_queue import NodeQueue
-from eviction.policy import HITS, MAX_SECOND_CHANCES, SAMPLED, Node, Policy, PolicyStats
+from eviction.policy import MAX_SECOND_CHANCES, Node, Policy, PolicyStats
 
 
 class Sieve(Policy):
@@ -29,8 +29,6 @@ class Sieve(Policy):
         self.ahead_code = 1  # `where` of the nodes in `ahead`; theirs in `behind` is 3 minus it
 
     def added(self, node: Node) -> None:
-        if self.shadow is not None:
-            self._admitted(node)
         node.where = self.ahead_code
         self.count += 1
         self.weight += node.weight
@@ -45,9 +43,9 @@ class Sieve(Policy):
                     return None
                 self._wrap()
                 continue
-            if node.freq & HITS and chances:
+            if node.freq and chances:
                 chances -= 1
-                node.freq &= SAMPLED
+                node.freq = 0
                 node.where = 3 - self.ahead_code
                 self.behind.push(node)
                 continue

@@ -27,8 +27,6 @@ class Ttl(Policy):
         self.never = NodeQueue()
 
     def added(self, node: Node) -> None:
-        if self.shadow is not None:
-            self._admitted(node)
         self.count += 1
         self.weight += node.weight
         self._link(node, NEVER)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from eviction.index_list import IndexList
-from eviction.policy import SAMPLED, Node, Policy, PolicyStats
+from eviction.policy import Node, Policy, PolicyStats
 from eviction.sketch import Sketch
 
 # The lists' ends in the shared IndexList, and the segment byte of a slot.
@@ -45,8 +45,6 @@ class WTinyLfu(Policy):
             self.sketch.ensure(count_hint)
 
     def added(self, node: Node) -> None:
-        if self.shadow is not None:
-            self._admitted(node)
         self.sketch.ensure(self.count)
         self.sketch.add(node.key)
         self.count += 1
@@ -55,8 +53,6 @@ class WTinyLfu(Policy):
         self._fill_main()
 
     def touched(self, node: Node) -> None:
-        if node.freq >= SAMPLED:
-            self._followed(node)
         self.sketch.add(node.key)
         slot = node.where
         if slot <= 0:

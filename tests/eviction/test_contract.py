@@ -18,6 +18,16 @@ SEEDS = range(8)
 STEPS = 500
 
 
+def tell_hit(policy: Policy, node: Node) -> None:
+    """As Database.find does."""
+    cap = -1 if policy.needs_touch else policy.hit_cap
+    if cap:
+        if node.freq < cap:
+            node.freq += 1
+        elif node.freq > cap:
+            policy.touched(node)
+
+
 class History:
     """A random sequence of what a shard may do, with a model of what must follow."""
 
@@ -66,10 +76,7 @@ class History:
         node = self.pick()
         if node is None:
             return
-        if self.policy.needs_touch:
-            self.policy.touched(node)
-        elif node.freq < self.policy.hit_cap:
-            node.freq += 1
+        tell_hit(self.policy, node)
 
     def resize(self) -> None:
         node = self.pick()
@@ -163,6 +170,60 @@ def test_any_history_keeps_the_contract_and_drains_every_live_node_once(name: st
     for _ in range(STEPS):
         history.step()
     history.drain()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", EVICTING)
+def test_a_shard_that_evicts_first_is_never_over_budget_and_never_loses_a_pinned_node(name: str, seed: int) -> None:
+    chance = random.Random(f"{name} {seed}")
+    policy = create(name, chance)
+    budget = 1000
+    policy.set_capacity(budget)
+    live: dict[bytes, Node] = {}
+    pinned: set[bytes] = set()
+    for step in range(600):
+        key = b"%d" % chance.randrange(80)
+        node = live.get(key)
+        if step % 150 == 149:
+            budget = chance.choice([400, 1000, 1500])
+            policy.set_capacity(budget)
+        if node is None:
+            weight = chance.choice([1, 20, 20, 60, 200])
+            grown = weight
+        elif chance.random() < 0.1:
+            weight = chance.choice([1, 60, 200])
+            grown = weight - node.weight
+        elif chance.random() < 0.1:
+            # The key leaves the scope (PERSIST) or is saved.
+            pinned.discard(key)
+            policy.unpinned(node)
+            policy.removed(node)
+            del live[key]
+            continue
+        else:
+            tell_hit(policy, node)
+            if chance.random() < 0.05 and len(pinned) < MAX_PINNED_POPS:
+                pinned.add(key)
+            continue
+        refused = False
+        while policy.weight + grown > budget:
+            victim = policy.victim(lambda node: node.key in pinned)
+            if victim is None:
+                refused = True
+                break
+            assert victim.key not in pinned
+            assert live.pop(victim.key) is victim
+        if refused:
+            assert pinned, "nobody proposed though all could go"
+        elif node is None:
+            live[key] = Node(key, weight)
+            policy.added(live[key])
+        elif live.get(key) is node:
+            old, node.weight = node.weight, weight
+            policy.resized(node, old)
+        policy.check()
+        assert refused or policy.weight <= budget
+        assert set(policy.nodes()) == set(live.values())
 
 
 def never(node: Node) -> bool:
@@ -322,6 +383,7 @@ def test_hits_count_only_up_to_the_cap_of_the_policy() -> None:
         "random": lambda cap: cap == 0,
         "ttl": lambda cap: cap == 0,
         "lfu": lambda cap: cap > 1_000_000,
+        "auto": lambda cap: cap == 15,
     }
     for name, right in caps.items():
         policy = create(name, random.Random(1))
