@@ -243,8 +243,10 @@ def perform(server: Server, options: argparse.Namespace, progress: Progress) -> 
             pinging.phase(f"after {name}")
         if server.name != REDIS:
             visits = filler.info("stats")
-            print(f"{server.name}: garbage collector: {visits.get('gc_visits')} visits, the longest"
-                  f" {visits.get('gc_longest_us')} µs, {visits.get('gc_total_ms')} ms altogether")
+            print(
+                f"{server.name}: garbage collector: {visits.get('gc_visits')} visits, the longest"
+                f" {visits.get('gc_longest_us')} µs, {visits.get('gc_total_ms')} ms altogether"
+            )
     return pinging.end()
 
 

@@ -13,13 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from eviction.auto import Auto
 from eviction.shadow import CANDIDATES, SCALES, Miniature, create_candidate
 from server.keyspace.access_trace import Access, AccessTrace
 from server.keyspace.keyspace import Keyspace
 from server.keyspace.shard import TABLES
-from server.keyspace.shard_group import ShardGroup
-from server.keyspace.terms import NOEVICTION
 
 # Accesses played between two looks at the clients: about two milliseconds.
 SLICE: Final = 150
@@ -33,17 +30,34 @@ _LEAST_SHARE: Final = 0.02
 class Advice:
     """One simulation, of everything that shares the limit or of one prefix."""
 
-    __slots__ = ("_accesses", "_asked", "_at_one", "_counted", "_group", "_hits", "_others", "_policy", "_sample", "_sizes")
+    __slots__ = (
+        "_asked",
+        "_at_one",
+        "_counted",
+        "_group",
+        "_hits",
+        "_number",
+        "_others",
+        "_own",
+        "_policy",
+        "_sample",
+        "_sizes",
+        "_trace",
+    )
 
     def __init__(self, keyspace: Keyspace, trace: AccessTrace, name: str | None, held_bytes: int) -> None:
         # The prefix's rule; None: what has nothing of its own.
         self._asked = name
         self._group = keyspace.group_of(name)
         self._sample = len(trace.tables) / TABLES
-        self._accesses = _chosen(keyspace, trace, name)
+        self._trace = trace
+        # Whose accesses count: those of this prefix; or, where nobody was named, of all that have nothing of their own.
+        self._number = trace.placement.number_named(name) if trace.placement is not None and name is not None else 0
+        self._own = frozenset(keyspace.own)
         capacity = self._capacity(keyspace, held_bytes)
         # The policy in force, as far as it can be simulated; else the one that is compared at several sizes.
-        self._policy = _simulated(self._group)
+        in_force = self._group.in_force
+        self._policy = in_force if in_force in CANDIDATES else None
         self._at_one = [self._miniature(policy, 1.0, capacity) for policy in CANDIDATES]
         self._others = [self._miniature(self._policy or "s3-fifo", scale, capacity) for scale in SCALES]
         self._sizes = [int(capacity * scale) for scale in SCALES]
@@ -68,19 +82,24 @@ class Advice:
     def play(self) -> Iterator[None]:
         """Play the accesses, a slice at each step."""
         everybody = self._at_one + self._others
-        warm = len(self._accesses) // 3
-        for number, access in enumerate(self._accesses):
+        warm = len(self._trace) // 3
+        for number, access in enumerate(self._trace.accesses()):
             if number == warm:
                 for miniature in everybody:
                     miniature.misses = 0.0
+            if number % SLICE == 0:
+                yield
+            if not self._concerns(access):
+                continue
             if number >= warm:
                 self._counted += 1
                 self._hits += access.hit
             key = access.fingerprint.to_bytes(4, "big")
             for miniature in everybody:
                 miniature.access(key, access.weight)
-            if number % SLICE == 0:
-                yield
+
+    def _concerns(self, access: Access) -> bool:
+        return access.prefix == self._number if self._asked is not None else access.prefix not in self._own
 
     def told(self) -> dict[str, object]:
         """The reply, once everything was played."""
@@ -119,7 +138,9 @@ class Advice:
         if _is_worth(now - double, now):
             lines.append(f"twice the memory{self._of()} buys {100 * (now - double):.1f} points")
         elif half - now < _LEAST_POINTS:
-            lines.append(f"half the memory{self._of()} would cost {100 * max(0.0, half - now):.1f} points: less will do")
+            lines.append(
+                f"half the memory{self._of()} would cost {100 * max(0.0, half - now):.1f} points: less will do"
+            )
         return lines or ["all is well: neither another policy nor twice the memory would gain anything to speak of"]
 
     def _of(self) -> str:
@@ -128,21 +149,3 @@ class Advice:
 
 def _is_worth(gain: float, now: float) -> bool:
     return gain >= _LEAST_POINTS and gain >= _LEAST_SHARE * now
-
-
-def _chosen(keyspace: Keyspace, trace: AccessTrace, name: str | None) -> list[Access]:
-    if name is None:
-        return [access for access in trace.accesses() if access.prefix not in keyspace.own]
-    number = trace.placement.number_named(name) if trace.placement is not None else 0
-    return [access for access in trace.accesses() if access.prefix == number]
-
-
-def _simulated(group: ShardGroup) -> str | None:
-    name = group.terms.policy
-    if name == "auto" and group.policies:
-        policy = group.policies[0]
-        assert isinstance(policy, Auto)
-        name = policy.chosen
-    if name == NOEVICTION or name not in CANDIDATES:
-        return None
-    return name

@@ -19,6 +19,8 @@ from persistence.prefixes import CACHE_ASIDE
 from persistence.seams import Clock
 from protocol.limits import AUTHENTICATION_SECONDS
 from server.config import Config
+from server.headroom import Headroom
+from server.info import resident_bytes
 from server.journaling import Journaling
 from server.keyspace.database import EXPIRE_SLICE
 from server.keyspace.keyspace import Keyspace
@@ -44,6 +46,7 @@ class Background:
         "_clock",
         "_config",
         "_engine",
+        "_headroom",
         "_journaling",
         "_keyspace",
         "_next_reap_ms",
@@ -63,6 +66,7 @@ class Background:
         self._clock = clock
         self._journaling = journaling
         self._tasks: list[asyncio.Task[None]] = []
+        self._headroom = Headroom()
         self._next_reap_ms = 0
         # Seconds after which a client that sends nothing is closed; 0: never (CONFIG SET timeout).
         self.idle_timeout_s = config.server.timeout_s
@@ -90,12 +94,20 @@ class Background:
                     await asyncio.sleep(0)
                 while self._dig():
                     await asyncio.sleep(0)
+                self.watch_memory()
                 while self._keyspace.tidy():
                     await asyncio.sleep(0)
                 if self._keyspace.awaits_saving:
                     self._engine.hurry()
             except Exception:
                 log.exception("the fast background loop failed")
+
+    def watch_memory(self) -> None:
+        """Count what structures take, and compare the process with the limit."""
+        keyspace = self._keyspace
+        maxmemory = keyspace.maxmemory
+        reserve = self._headroom.adjust(maxmemory, keyspace.used(), resident_bytes()) if maxmemory else 0
+        keyspace.survey(reserve)
 
     def _dig(self) -> bool:
         # One slice of freeing what no key holds any more; is there more?

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from persistence.journal_options import QUOTA_BYTES, QUOTA_SEGMENTS, SEGMENT_BYTES
 from persistence.prefixes import HOT_KEYS, PrefixRule, RuleTable, TemplateError
 from server.config_model import (
+    WEIGH_COSTS,
     FileModel,
     JournalModel,
     MemoryModel,
@@ -278,17 +279,23 @@ def build_budgets(prefixes: Mapping[str, PrefixModel], memory: MemoryConfig) -> 
 
 def _refuse_budget(own: PrefixMemoryConfig, memory: MemoryConfig) -> tuple[str, str] | None:
     if 0 < own.maxmemory < _LEAST_BUDGET:
-        return "maxmemory", f"must be at least {_LEAST_BUDGET} bytes: less holds a few keys; leave it \"shared\""
+        return "maxmemory", f'must be at least {_LEAST_BUDGET} bytes: less holds a few keys; leave it "shared"'
     policy = memory.eviction if own.eviction == "shared" else own.eviction
     if own.maxmemory and policy == "noeviction":
         return "eviction", (
             'is "noeviction", and a budget needs a policy that makes room; name one, such as "s3-fifo", or leave'
             " maxmemory out"
         )
+    if own.cost == "load-time" and policy not in WEIGH_COSTS:
+        return "cost", f'"{policy}" does not weigh what a load costs; {", ".join(WEIGH_COSTS)} does'
     return None
 
 
 def _memory(model: MemoryModel) -> MemoryConfig:
+    if model.cost == "load-time" and model.eviction not in WEIGH_COSTS:
+        raise Refused(
+            ("memory", "cost"), f'"{model.eviction}" does not weigh what a load costs; {", ".join(WEIGH_COSTS)} does'
+        )
     maxmemory = model.maxmemory
     return MemoryConfig(
         maxmemory=maxmemory.of(available_memory()) if maxmemory.share else maxmemory.bytes,

@@ -28,6 +28,8 @@ REDIS_SCOPES: Final = {"allkeys": "all", "volatile": "volatile"}
 POLICY_NAMES: Final = tuple(POLICIES)
 # What `cost` may be: does a copy whose load was expensive stay longer?
 COSTS: Final = ("none", "load-time")
+# The policies that can.
+WEIGH_COSTS: Final = ("s3-fifo",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ class MemoryLimits:
         yield "maxmemory", maxmemory
         yield "maxmemory_human", human_bytes(maxmemory)
         yield "maxmemory_policy", self._policy()
+        yield "maxmemory_policy_in_force", self._keyspace.shared.in_force
 
 
 def _terms(own: PrefixMemoryConfig, weighs_cost: bool) -> Terms:

@@ -6,7 +6,7 @@ one that chooses a key's table, so sampling costs the other keys nothing at all:
 home that notes what is done to them (TappedShard), and nobody looks whether a key is sampled. Keys that share a hash
 tag are sampled together or not at all.
 
-Nothing is simulated until somebody asks. An access is noted in ten bytes; when the ring is full, the oldest is
+Nothing is simulated until somebody asks. An access is noted in twelve bytes; when the ring is full, the oldest is
 overwritten.
 """
 
@@ -19,7 +19,7 @@ from zlib import crc32
 
 from server.keyspace.placement import Placement
 
-# Accesses that are remembered: 1.3 MB, and with one key in 64 the last 8 million accesses to all of them.
+# Accesses that are remembered: 1.5 MB, and with one key in 64 the last 8 million accesses to all of them.
 CAPACITY: Final = 1 << 17
 # What array("I") can hold.
 _HEAVIEST: Final = (1 << 32) - 1
@@ -49,7 +49,7 @@ class AccessTrace:
         self._fingerprints = array("I")
         self._weights = array("I")
         # Prefix × 2 + hit.
-        self._marks = array("H")
+        self._marks = array("I")
         # Where the next one goes once the ring is full.
         self._next = 0
 
@@ -78,7 +78,7 @@ class AccessTrace:
         """Forget all: the prefixes have other numbers now."""
         self._fingerprints = array("I")
         self._weights = array("I")
-        self._marks = array("H")
+        self._marks = array("I")
         self._next = 0
 
     def accesses(self) -> Iterator[Access]:

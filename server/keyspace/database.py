@@ -28,7 +28,14 @@ from server.keyspace.shard_group import ShardGroup
 from server.keyspace.slots import SLOTS, tagged
 from server.keyspace.terms import Terms
 from server.keyspace.values.kinds import revive, weigh
-from server.keyspace.weights import DEADLINE_OVERHEAD, STRING_OVERHEAD, field_weight, key_weight
+from server.keyspace.weights import (
+    DEADLINE_OVERHEAD,
+    SHARED_WEIGHTS,
+    STRING_OVERHEAD,
+    STRING_WEIGHTS,
+    field_weight,
+    key_weight,
+)
 
 _TABLE_SHIFT: Final = (SLOTS // TABLES).bit_length() - 1
 # Keys looked at by one slice of the active expiry cycle: about a millisecond of work.
@@ -88,6 +95,7 @@ class Database:
         "own_homes",
         "placement",
         "shards",
+        "surplus",
         "tables",
         "tables_per_shard",
         "watched",
@@ -108,6 +116,8 @@ class Database:
         self.placement: Placement | None = None
         # All shards with entries of ours, those that are being left included.
         self.shards: list[Shard] = list(dict.fromkeys(self.homes))
+        # Copies loaded while nobody may go for them: they serve those who waited, and leave. None: there is room.
+        self.surplus: list[Entry] | None = None
         # The key that came last: by it an observer tells a new key from one that was overwritten.
         self.newcomer: bytes | None = None
         self.watched: dict[bytes, set[Watcher]] = {}
@@ -239,7 +249,8 @@ class Database:
         index = (crc_hqx(hashed, 0) & 16383) >> 4
         if kind == STRING:
             # The commonest write, written out: weights.py says the same in functions.
-            weight = STRING_OVERHEAD + len(key) + len(value)  # type: ignore[arg-type]
+            weight = len(key) + len(value)  # type: ignore[arg-type]
+            weight = STRING_WEIGHTS[weight] if weight < SHARED_WEIGHTS else STRING_OVERHEAD + weight
         else:
             value = revive(kind, value)
             weight = key_weight(key) + weigh(kind, value)
@@ -328,6 +339,8 @@ class Database:
             entry.weight = weight
             self.tables[index][key] = entry
             home.admit(entry)
+            if self.surplus is not None:
+                self.surplus.append(entry)
             if self.observer is not None:
                 self.newcomer = None
                 self.observer.appeared(key)
@@ -451,17 +464,20 @@ class Database:
     def furnish(self, homes: list[Shard], own: dict[int, list[Shard]], placement: Placement | None) -> list[Shard]:
         """From now on entries belong to these shards; the former ones that are not among them, whose entries have to
         `settle` first."""
-        before = dict.fromkeys(self.homes)
-        for each in self.own_homes.values():
-            before.update(dict.fromkeys(each))
+        before = self._active()
         self.homes = homes
         self.own_homes = own
         self.placement = placement if own else None
-        after = dict.fromkeys(homes)
-        for each in own.values():
-            after.update(dict.fromkeys(each))
+        after = self._active()
         self.shards += [shard for shard in after if shard not in before]
         return [shard for shard in before if shard not in after]
+
+    def _active(self) -> dict[Shard, None]:
+        # The shards to which keys belong now.
+        active = dict.fromkeys(self.homes)
+        for homes in self.own_homes.values():
+            active.update(dict.fromkeys(homes))
+        return active
 
     def is_at_home(self, entry: Entry, table: int) -> bool:
         """Is an entry of that table where it belongs?"""

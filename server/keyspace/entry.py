@@ -43,9 +43,6 @@ class Home:
     def unpinned(self, entry: Entry) -> None:
         """The entry's unsaved change reached its store."""
 
-    def cost_known(self, entry: Entry) -> None:
-        """The entry's lease says what a load of it costs."""
-
 
 # Of entries that no shard counts: staged copies, and what has left memory.
 NOWHERE: Final = Home()

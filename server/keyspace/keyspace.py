@@ -6,6 +6,7 @@ Their budgets are set aside: while everything together is over the limit, what h
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from eviction.policy import RandomSource
@@ -15,15 +16,16 @@ from server.keyspace.database import EXPIRE_SLICE, Database, Observer
 from server.keyspace.entry import Entry
 from server.keyspace.placement import Placement, Share
 from server.keyspace.resettling import Resettling
-from server.keyspace.shard import TABLES, Ledger, Shard
+from server.keyspace.shard import TABLES, Ledger, Shard, is_dirty
 from server.keyspace.shard_group import ShardGroup
 from server.keyspace.terms import NOEVICTION, Terms
+from server.keyspace.weights import TIMED_OVERHEAD
 
 # Evictions that one write is charged with, about a millisecond: when more is to go, because the limit was lowered or
 # a large value came, the next writes and the server's pulse go on.
-EVICTION_SLICE: Final = 256
-# The same for entries that move to other shards.
-SETTLE_SLICE: Final = 500
+EVICTION_SLICE: Final = 128
+# The same for entries that move to other shards, 5 to 8 µs each interpreted.
+SETTLE_SLICE: Final = 150
 # 2^64 ÷ the golden ratio: multiples of it, modulo 2^64, fall evenly into an interval.
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _TURNS: Final = (1 << 64) - 1
@@ -37,17 +39,20 @@ class Keyspace:
         "_ceiling",
         "_databases",
         "_expired_s",
+        "_is_relieving",
         "_ledger",
         "_observer",
         "_placement",
         "_random",
         "_resettling",
+        "_structures",
+        "_stuck",
         "_turn",
-        "is_stuck",
         "limited",
         "now_ms",
         "opened",
         "own",
+        "reserve",
         "shards",
         "shared",
         "terms",
@@ -64,12 +69,16 @@ class Keyspace:
         self._random = random
         # What everything may hold, and who of what has no terms of its own goes first.
         self.terms = Terms()
-        # Bytes of everything at which room has to be made.
+        # Bytes of all entries at which room has to be made: the limit without the next two.
         self._ceiling = _UNLIMITED
+        # Bytes of the limit that are not for keys and values (server/headroom.py).
+        self.reserve = 0
+        # Estimated bytes of what orders the entries, as they were when they were last counted.
+        self._structures = 0
         # May a write have to make room?
         self.limited = False
         # The last attempt to make room for everything found nobody who may go.
-        self.is_stuck = False
+        self._stuck = False
         # Accesses to a sample of database 0; None: none are noted.
         self.trace = AccessTrace(sampled_tables(advise_sample, TABLES)) if advise_sample > 0 else None
         # Those of everything that has nothing of its own; and by number of a prefix those of the others.
@@ -81,6 +90,8 @@ class Keyspace:
         self._resettling: Resettling | None = None
         # Up to which second everything that ran out has been taken out for room.
         self._expired_s = 0
+        # A prefix is over its budget, and there is more to evict of it.
+        self._is_relieving = False
         # Chooses who pays among several that share the limit.
         self._turn = 0
         self._observer: Observer | None = None
@@ -147,14 +158,35 @@ class Keyspace:
 
     def used(self) -> int:
         """Estimated bytes of everything held. O(1)."""
+        return self._held() + self._structures
+
+    def _held(self) -> int:
         return self.shared.tally.bytes + self._ledger.own_bytes
+
+    def survey(self, reserve: int) -> None:
+        """Count anew what wheels and policies take, and keep `reserve` bytes of the limit free. O(shards)."""
+        timed = sum([database.volatile() for database in self.opened])
+        groups = [self.shared, *self.own.values()]
+        ordering = sum([policy.stats().overhead_bytes for group in groups for policy in group.policies])
+        self._structures = TIMED_OVERHEAD * timed + ordering
+        self.reserve = reserve
+        self._set_ceiling()
+
+    def _set_ceiling(self) -> None:
+        maxmemory = self.terms.maxmemory
+        self._ceiling = max(1, maxmemory - self._structures - self.reserve) if maxmemory else _UNLIMITED
+
+    def group_of(self, name: str | None) -> ShardGroup:
+        """The group of a prefix rule: its own, or that of everything that has none."""
+        for group in self.own.values():
+            if group.name == name:
+                return group
+        return self.shared
 
     def terms_of(self, name: str) -> Terms:
         """The terms of a prefix rule: its own, or, without a budget, those of everything."""
-        for group in self.own.values():
-            if group.name == name:
-                return group.terms
-        return Terms(0, self.terms.policy, self.terms.volatile_only, self.terms.weighs_cost)
+        group = self.group_of(name)
+        return group.terms if group.own is not None else replace(group.terms, maxmemory=0)
 
     # -- terms --------------------------------------------------------------------------------------------------------
 
@@ -190,9 +222,9 @@ class Keyspace:
         if shared_anew or placed_anew or before != self.own:
             for database in self.opened:
                 self._refurnish(database, shared_anew, before)
-        self._ceiling = self.terms.maxmemory or _UNLIMITED
+        self._note_stuck(False)
+        self._set_ceiling()
         self.limited = self.terms.maxmemory > 0 or any(group.terms.maxmemory for group in self.own.values())
-        self.is_stuck = False
         self._share_out()
         self._settle()
 
@@ -254,19 +286,41 @@ class Keyspace:
 
         O(1) while nothing is over its limit. What takes more than a slice goes on with the next call.
         """
-        if self.used() <= self._ceiling and not self._ledger.over:
+        if self._held() <= self._ceiling and not self._ledger.over:
             return True
         if not self._expire_first():
             return True
         budget = self._relieve(EVICTION_SLICE)
-        self.is_stuck = not self._lower(budget)
-        return not self.is_stuck
+        self._note_stuck(not self._lower(budget))
+        return not self._stuck
+
+    def _note_stuck(self, stuck: bool) -> None:
+        if stuck != self._stuck:
+            self._stuck = stuck
+            for database in self.opened:
+                database.surplus = [] if stuck else None
+
+    @property
+    def is_stuck(self) -> bool:
+        """Is there no room, and was there nobody who could go when that was last tried?"""
+        return self._stuck and self._held() > self._ceiling
 
     def tidy(self) -> bool:
         """One slice of moving entries to other shards and of evicting; is there more to do?"""
         self._settle()
         room = self.make_room()
-        return self._resettling is not None or (room and self.used() > self._ceiling)
+        if self._stuck and not self.is_stuck:
+            self._note_stuck(False)
+        for group in (self.shared, *self.own.values()):
+            group.follow()
+        return self._resettling is not None or self._is_relieving or (room and self._held() > self._ceiling)
+
+    def has_room(self, name: str, share: float) -> bool:
+        """Is less than a share of the limits in use, of everything's and of the prefix's own?"""
+        group = self.group_of(name)
+        if group.own is not None and group.terms.maxmemory and group.tally.bytes >= group.terms.maxmemory * share:
+            return False
+        return not self.maxmemory or self.used() < self.maxmemory * share
 
     def _settle(self) -> None:
         resettling = self._resettling
@@ -281,7 +335,7 @@ class Keyspace:
     @property
     def awaits_saving(self) -> bool:
         """Is something over its limit, and has somebody been passed over because its change is unsaved?"""
-        if self.used() <= self._ceiling and not self._ledger.over:
+        if self._held() <= self._ceiling and not self._ledger.over:
             return False
         return self.shared.awaits_saving or any(group.awaits_saving for group in self.own.values())
 
@@ -299,6 +353,7 @@ class Keyspace:
     def _relieve(self, budget: int) -> int:
         # Prefixes over their own budgets; what is left of ours. One that cannot shrink now is tried again.
         over = self._ledger.over
+        self._is_relieving = False
         if not over:
             return budget
         still = []
@@ -310,6 +365,7 @@ class Keyspace:
                 budget -= 1
             if tally.limit and tally.bytes > tally.limit:
                 still.append(tally)
+                self._is_relieving = self._is_relieving or budget <= 0
             else:
                 tally.is_over = False
         self._ledger.over = still
@@ -317,7 +373,7 @@ class Keyspace:
 
     def _lower(self, budget: int) -> bool:
         # Everything together; False when it is over the limit and nobody may go.
-        while self.used() > self._ceiling:
+        while self._held() > self._ceiling:
             if budget <= 0:
                 return True
             budget -= 1
@@ -326,11 +382,21 @@ class Keyspace:
             if any(self._evict_from(group) for group in self._by_size()):
                 continue
             if self._resettling is None or self._resettling.is_over:
-                return False
+                return self._drop_surplus()
             # What no policy has known so far gets to know one.
             self._resettling.step(SETTLE_SLICE)
-            budget -= SETTLE_SLICE // 4
+            budget -= SETTLE_SLICE
         return True
+
+    def _drop_surplus(self) -> bool:
+        # What was loaded although there is no room has served those who waited for it.
+        for database in self.opened:
+            surplus = database.surplus
+            while surplus:
+                entry = surplus.pop()
+                if database.held(entry.key) is entry and entry.lease is not None and not is_dirty(entry):
+                    database.take_out_victim(entry)
+        return self._held() <= self._ceiling
 
     def _payer(self) -> ShardGroup:
         # Those without a budget pay in proportion to what they hold, as if they were one.

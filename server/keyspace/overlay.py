@@ -35,6 +35,7 @@ class Overlay(Database):
         self.expired = 0
         self.mutations = 0
         self.evicted = 0
+        self.surplus = None
         self.newcomer = None
         self.watched = {}
         self.observer = None

@@ -34,6 +34,9 @@ class Placement:
                 return number
         return 0
 
-    def name_of(self, number: int) -> str:
-        """The rule's name."""
-        return self.shares[number - 1].name
+    def number_named(self, name: str) -> int:
+        """The number of a rule; 0 when there is none of that name. O(rules)."""
+        for number, share in enumerate(self.shares, 1):
+            if share.name == name:
+                return number
+        return 0

@@ -7,10 +7,11 @@ anyway, until the last entry has moved.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 from eviction.auto import CANDIDATES, Auto
-from eviction.policy import Policy, RandomSource
+from eviction.policy import Node, Policy, RandomSource
 from eviction.registry import create
 from eviction.shadow import Shadow
 from server.keyspace.access_trace import AccessTrace
@@ -25,10 +26,28 @@ _LEAST_SHARD: Final = 1 << 20
 _STALE_TRIES: Final = 16
 
 
+def load_cost(node: Node) -> float:
+    """What the last load of an entry took, in milliseconds; 0.0: it was not loaded."""
+    assert isinstance(node, Entry)
+    return node.lease.cost_ms if node.lease is not None else 0.0
+
+
 class ShardGroup:
     """The shards of one prefix in database 0, or of everything else in all databases."""
 
-    __slots__ = ("_hand", "_random", "_shadow", "former", "name", "own", "policies", "tally", "terms", "trace")
+    __slots__ = (
+        "_capacity",
+        "_hand",
+        "_random",
+        "_shadow",
+        "former",
+        "name",
+        "own",
+        "policies",
+        "tally",
+        "terms",
+        "trace",
+    )
 
     def __init__(self, terms: Terms, random: RandomSource | None, trace: AccessTrace | None) -> None:
         self.terms = terms
@@ -45,6 +64,8 @@ class ShardGroup:
         # Those of shards that are being left.
         self.former: list[Policy] = []
         self._hand = 0
+        # Bytes that the policies' nodes may take together; 0: that depends on others.
+        self._capacity = 0
         # What all policies of kind `auto` here follow.
         self._shadow: Shadow | None = None
 
@@ -99,9 +120,14 @@ class ShardGroup:
 
     def _new_policy(self) -> Policy:
         if self.terms.policy != "auto":
-            return create(self.terms.policy, self._random)
+            policy = create(self.terms.policy, self._random)
+            if self.terms.weighs_cost:
+                # A policy that CONFIG SET has chosen may have no way to do it: then all loads are worth the same.
+                with suppress(ValueError):
+                    policy.weigh_costs(load_cost)
+            return policy
         if self._shadow is None:
-            self._shadow = Shadow(0, CANDIDATES, ())
+            self._shadow = Shadow(0, CANDIDATES)
         return Auto(self._shadow)
 
     def leave(self) -> None:
@@ -117,12 +143,21 @@ class ShardGroup:
 
     def limit(self, capacity: int, databases: int) -> None:
         """Tell the policies how many bytes their nodes may take together; 0: that depends on others."""
+        if self.terms.volatile_only:
+            # What keys without a time to live leave to the others is not known either.
+            capacity = 0
+        self._capacity = capacity
         if self.policies:
             each = capacity * databases // len(self.policies)
             for policy in self.policies:
                 policy.set_capacity(max(1, each) if capacity else 0, 0)
         if self._shadow is not None:
             self._shadow.set_capacity(capacity or self.tally.bytes)
+
+    def follow(self) -> None:
+        """Without a capacity of its own, what `auto` looks at is as large as what it stands for is now."""
+        if self._shadow is not None and not self._capacity:
+            self._shadow.set_capacity(self.tally.bytes)
 
     # -- eviction -----------------------------------------------------------------------------------------------------
 
@@ -168,6 +203,12 @@ class ShardGroup:
                 assert isinstance(node, Entry)
                 return node
         return None
+
+    @property
+    def in_force(self) -> str:
+        """The policy that names the victims: what `auto` has chosen, else the one of the terms."""
+        first = self.policies[0] if self.policies else None
+        return first.chosen if isinstance(first, Auto) else self.terms.policy
 
     @property
     def awaits_saving(self) -> bool:

@@ -1,7 +1,9 @@
 """What things weigh: estimated bytes of process memory, kept current by deltas and never by walking a value.
 
-The constants are CPython's object sizes on 64-bit builds, rounded up to the allocator's 16-byte steps and with the
-dictionary slot at its average fill. They are estimates; calibration against the process is a bench.
+The constants are CPython's object sizes on 64-bit builds, rounded up to the allocator's 16-byte steps and with
+dictionaries and sets at their average fill. They are estimates: a table that has just doubled is half empty, a small
+container has a little for nothing, and a weight must be a sum over members to be kept by deltas. So they are chosen to
+be within a tenth of what the process grows by from three members to a million; `bench/memory.py` shows it.
 """
 
 from __future__ import annotations
@@ -10,24 +12,26 @@ from typing import Final
 
 # bytes object: header 33, rounded to the allocator's step.
 BYTES_OVERHEAD: Final = 40
-# Entry with its collector header, plus its share of a dictionary at average fill.
-ENTRY_OVERHEAD: Final = 208
+# Entry with its collector header, plus its share of a dictionary at average fill, plus the allocator's own.
+ENTRY_OVERHEAD: Final = 190
 # Everything of a string key but its key's and value's own bytes.
 STRING_OVERHEAD: Final = ENTRY_OVERHEAD + 2 * BYTES_OVERHEAD
+# What a time to live adds to a key: its deadline, its second, its record in the wheel.
+TIMED_OVERHEAD: Final = 32 + 32 + 36
 # An empty dict; and a field's share of it at average fill.
-DICT_OVERHEAD: Final = 232
+DICT_OVERHEAD: Final = 106
 FIELD_OVERHEAD: Final = 48 + 2 * BYTES_OVERHEAD
 # What a field's own deadline adds: a place in a dictionary, an integer, a pair in a heap.
 DEADLINE_OVERHEAD: Final = 48 + 32 + 64
-# An empty MemberSet with its two sets; and a member's share of them at average fill, with its place in the index.
-SET_OVERHEAD: Final = 488
+# An empty MemberSet with its set; and a member's share of it at average fill, with its place in the index.
+SET_OVERHEAD: Final = 240
 MEMBER_OVERHEAD: Final = 56 + BYTES_OVERHEAD
 # An empty ListValue with its two lists; and an element's share of them at average fill.
-LIST_OVERHEAD: Final = 224
-ITEM_OVERHEAD: Final = 9 + BYTES_OVERHEAD
+LIST_OVERHEAD: Final = 306
+ITEM_OVERHEAD: Final = 12 + BYTES_OVERHEAD
 # An empty SortedSet with its dictionary and order; and a member's share of them, with its score and two places.
-SORTED_SET_OVERHEAD: Final = 536
-SCORED_OVERHEAD: Final = 36 + 32 + 20 + BYTES_OVERHEAD
+SORTED_SET_OVERHEAD: Final = 76
+SCORED_OVERHEAD: Final = 38 + 32 + 20 + BYTES_OVERHEAD
 
 # A word of a stream's entry; an entry beside its words, with its id; an empty Stream; and what a group and its members
 # cost. What is pending stands in two places.
@@ -37,6 +41,12 @@ STREAM_OVERHEAD: Final = 560
 GROUP_OVERHEAD: Final = 760
 CONSUMER_OVERHEAD: Final = 560
 PENDING_WEIGHT: Final = 56 + 48 + 48
+
+
+# The weights of the shorter strings by the bytes of key and value together. Millions of keys share these numbers, where
+# each would keep one of its own: 32 bytes.
+STRING_WEIGHTS: Final = [STRING_OVERHEAD + size for size in range(1024)]
+SHARED_WEIGHTS: Final = len(STRING_WEIGHTS)
 
 
 def key_weight(key: bytes) -> int:

@@ -92,7 +92,7 @@ def test_other_sections() -> None:
         """
         [memory]
         maxmemory = "2gb"
-        eviction = "lru"
+        eviction = "s3-fifo"
         scope = "volatile"
         cost = "load-time"
         shards = 1
@@ -110,7 +110,7 @@ def test_other_sections() -> None:
         url = "memory:"
         """
     )
-    assert config.memory == config_module.MemoryConfig(2 << 30, "lru", "volatile", "load-time", 1, 0.25)
+    assert config.memory == config_module.MemoryConfig(2 << 30, "s3-fifo", "volatile", "load-time", 1, 0.25)
     assert config.journal.fsync == "always"
     assert config.http.bind == ("::1", 9121)
     assert (config.stores["a"].kind, config.stores["a"].pool, config.stores["a"].statement_timeout_s) == (
@@ -671,7 +671,7 @@ def test_budget_and_policy_of_a_prefix() -> None:
         maxmemory = "10mb"
         [prefix."b:"]
         maxmemory = "25%"
-        eviction = "lfu"
+        eviction = "s3-fifo"
         cost = "load-time"
         [prefix."c:"]
         eviction = "noeviction"
@@ -683,7 +683,7 @@ def test_budget_and_policy_of_a_prefix() -> None:
     own = config_module.PrefixMemoryConfig
     assert config.budgets == {
         "a:": own(10 << 20),
-        "b:": own(25 << 20, "lfu", "load-time"),
+        "b:": own(25 << 20, "s3-fifo", "load-time"),
         "c:": own(0, "noeviction"),
     }
     # Unsaved bytes are a share of the prefix's own budget.
@@ -701,7 +701,17 @@ def test_budget_and_policy_of_a_prefix() -> None:
         ("", "maxmemory = '25%'", 'prefix."a:".maxmemory: is a share of [memory] maxmemory, which has no limit'),
         ("", "maxmemory = '1kb'", 'prefix."a:".maxmemory: must be at least 65536 bytes'),
         ("", "maxmemory = 'x'", 'prefix."a:".maxmemory: must be a size'),
-        ("", "eviction = 'lrru'", "prefix.\"a:\".eviction: unknown policy 'lrru'; did you mean \"lru\"?"),
+        ("", "eviction = 'lrru'", 'prefix."a:".eviction: unknown policy \'lrru\'; did you mean "lru"?'),
+        (
+            "",
+            "cost = 'load-time'\neviction = 'lru'",
+            'prefix."a:".cost: "lru" does not weigh what a load costs; s3-fifo',
+        ),
+        (
+            "cost = 'load-time'\neviction = 'lru'",
+            "",
+            'memory.cost: "lru" does not weigh what a load costs; s3-fifo does',
+        ),
         ("", "cost = 'money'", "prefix.\"a:\".cost: unknown word 'money'"),
         ("", "maxmemory = '1mb'\neviction = 'noeviction'", 'prefix."a:".eviction: is "noeviction", and a budget needs'),
         ("eviction = 'noeviction'", "maxmemory = '1mb'", 'prefix."a:".eviction: is "noeviction", and a budget needs'),

@@ -7,6 +7,7 @@ import socket
 import threading
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from runpy import run_path
 
@@ -86,7 +87,9 @@ def test_example_rule_shows_the_defaults_of_every_other_key() -> None:
     bare = parse_config(f'[stores.main]\nurl = "memory:"\n{template}' + "\n".join(lines), {}, "x").rules[0]
     shown = next(rule for rule in load_config(EXAMPLE, ENV).rules if rule.name == "user:{id:int}")
     differing = [
-        name for name in type(bare).__slots__ if name != "template" and getattr(bare, name) != getattr(shown, name)
+        field.name
+        for field in fields(bare)
+        if field.name != "template" and getattr(bare, field.name) != getattr(shown, field.name)
     ]
     assert differing == []
 

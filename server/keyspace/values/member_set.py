@@ -26,6 +26,8 @@ from server.keyspace.weights import MEMBER_OVERHEAD, SET_OVERHEAD
 
 # A stale entry in a list costs eight bytes; lists this short are not worth sweeping.
 _SWEEP_FROM: Final = 64
+# Of every set without an index: an empty set of its own would be a quarter of a small one. Nobody adds to it.
+_NOBODY: Final[set[bytes]] = set()
 
 
 class MemberSet:
@@ -38,8 +40,8 @@ class MemberSet:
         self.members = members
         # Each member once, and those of `_gone`; None until somebody draws or walks.
         self._index: list[bytes] | None = None
-        # Removed from `members` but not yet from `_index`.
-        self._gone: set[bytes] = set()
+        # Removed from `members` but not yet from `_index`; made together with that.
+        self._gone: set[bytes] = _NOBODY
 
     def __len__(self) -> int:
         return len(self.members)
@@ -72,7 +74,7 @@ class MemberSet:
 
     def parts(self) -> list[object]:
         """The containers that its members are in, for taking it apart."""
-        return [self.members, self._gone, self._index or []]
+        return [self.members, self._gone or [], self._index or []]
 
     def weight(self) -> int:
         """Estimated bytes of the whole set. O(n)."""
@@ -113,6 +115,7 @@ class MemberSet:
     def _ready(self) -> list[bytes]:
         if self._index is None:
             self._index = list(self.members)
+            self._gone = set()
         return self._index
 
     def _draw_place(self, index: list[bytes], random: Callable[[], float]) -> int:

@@ -352,6 +352,41 @@ def test_unsaved_changes_are_never_evicted_and_come_first_once_saved(policy: str
     check(keyspace)
 
 
+class Loading:
+    """Two tables, one ten times as expensive to load as the other, read in the same pattern."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.keyspace = keyspace_of(terms, Share("user:{id}", b"user:", None))
+        self.cost_ms = 0.0
+
+    def read(self, requests: int) -> float:
+        """What all loads took together."""
+        chance, database = random.Random(11), self.keyspace.database(0)
+        for _ in range(requests):
+            number = int(1200 * chance.random() ** 4)
+            key = b"user:%d" % number
+            if database.find(key) is None:
+                cost_ms = 10.0 if number % 2 else 1.0
+                self.cost_ms += cost_ms
+                leased(database, key, NEVER, 0).cost_ms = cost_ms
+                self.keyspace.make_room()
+        return self.cost_ms
+
+
+def test_copies_that_were_expensive_to_load_stay_longer_where_costs_count() -> None:
+    alike = Loading(Terms(40_000, "s3-fifo")).read(8_000)
+    weighed = Loading(Terms(40_000, "s3-fifo", weighs_cost=True)).read(8_000)
+    assert weighed < 0.97 * alike
+
+
+def test_policy_without_a_way_to_weigh_costs_serves_all_the_same() -> None:
+    keyspace = keyspace_of(Terms(40_000, "lru", weighs_cost=True))
+    for number in range(300):
+        put(keyspace.database(0), b"key:%d" % number)
+    assert make_room(keyspace)
+    check(keyspace)
+
+
 # -- everything at once -----------------------------------------------------------------------------------------------
 
 HEADS = (b"a:", b"b:", b"c:", b"plain:")
