@@ -563,7 +563,7 @@ class Engine:
             results = await self.groups[store.name].apply(commit.ops, any(not op.exact for op in commit.ops))
         except StoreTimeout:
             for target in commit.decided:
-                self._distrust(target)
+                self.distrust(target)
             raise
         except StoreError:
             for target in commit.sync_targets:
@@ -693,8 +693,8 @@ class Engine:
                 self.memory.refile(key)
             self.lifetimes.attach(entry, Lease(prefix, now, 0.0, ttl_ms, entry.deadline_ms), now)
 
-    def _distrust(self, target: Target) -> None:
-        # The write may still land: drop the key, serve it uncached, and let writes wait until it must be over.
+    def distrust(self, target: Target) -> None:
+        """The write may still land: drop the key, serve it uncached, and let writes wait until it must be over."""
         target.prefix.counters.unknown_outcomes += 1
         self.memory.drop(target.key)
         self.memory.touch_watchers(target.key)

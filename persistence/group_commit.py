@@ -17,7 +17,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from persistence.breaker import Breaker
 from persistence.errors import RowsLocked, RowVanished, StoreError, StoreRejected
@@ -32,8 +32,21 @@ IN_FLIGHT: Final = 2
 MOST_ROWS: Final = 1000
 
 
-class _Write:
-    """One atomic write that waits for its verdict."""
+class Write(Protocol):
+    """One atomic write that waits for its verdict: exactly one of the two is called."""
+
+    ops: Sequence[RowOp]
+    want_rows: bool
+
+    def landed(self, results: list[Applied]) -> None:
+        """It is committed: what became of each op."""
+
+    def failed(self, error: StoreError) -> None:
+        """It is not, or nobody knows (StoreTimeout)."""
+
+
+class _AwaitedWrite:
+    """A write for which a task waits."""
 
     __slots__ = ("done", "ops", "want_rows")
 
@@ -41,6 +54,14 @@ class _Write:
         self.ops = ops
         self.want_rows = want_rows
         self.done = done
+
+    def landed(self, results: list[Applied]) -> None:
+        if not self.done.done():
+            self.done.set_result(results)
+
+    def failed(self, error: StoreError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
 
 
 class GroupCommit:
@@ -51,7 +72,7 @@ class GroupCommit:
     def __init__(self, store: Store, breaker: Breaker) -> None:
         self._store = store
         self._breaker = breaker
-        self._waiting: deque[_Write] = deque()
+        self._waiting: deque[Write] = deque()
         self._running = 0
         self._scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -61,10 +82,14 @@ class GroupCommit:
     async def apply(self, ops: Sequence[RowOp], want_rows: bool) -> list[Applied]:
         """What `Store.apply` does and raises for these rows, in company."""
         loop = asyncio.get_running_loop()
-        write = _Write(ops, want_rows, loop.create_future())
+        write = _AwaitedWrite(ops, want_rows, loop.create_future())
+        self.send(write)
+        return await write.done
+
+    def send(self, write: Write) -> None:
+        """The same for a write that wants to be told."""
         self._waiting.append(write)
         self._schedule()
-        return await write.done
 
     def _schedule(self) -> None:
         if self._waiting and not self._scheduled and self._running < IN_FLIGHT:
@@ -73,7 +98,7 @@ class GroupCommit:
 
     def _launch(self) -> None:
         self._scheduled = False
-        group: list[_Write] = []
+        group: list[Write] = []
         rows = 0
         while self._waiting and (not group or rows + len(self._waiting[0].ops) <= MOST_ROWS):
             write = self._waiting.popleft()
@@ -87,7 +112,7 @@ class GroupCommit:
         task.add_done_callback(self._tasks.discard)
         self._schedule()
 
-    async def _run(self, group: list[_Write]) -> None:
+    async def _run(self, group: list[Write]) -> None:
         try:
             if self._breaker.allows():
                 await self._commit(group)
@@ -101,7 +126,7 @@ class GroupCommit:
             self._running -= 1
             self._schedule()
 
-    async def _commit(self, group: list[_Write]) -> None:
+    async def _commit(self, group: list[Write]) -> None:
         self.groups += 1
         try:
             results = await self._breaker.ask(
@@ -131,12 +156,21 @@ class GroupCommit:
             start = 0
             for write in group:
                 end = start + len(write.ops)
-                if not write.done.done():
-                    write.done.set_result(results[start:end])
+                _tell(write, results[start:end], None)
                 start = end
 
 
-def _fail(group: list[_Write], error: StoreError) -> None:
+def _fail(group: list[Write], error: StoreError) -> None:
     for write in group:
-        if not write.done.done():
-            write.done.set_exception(error)
+        _tell(write, [], error)
+
+
+def _tell(write: Write, results: list[Applied], error: StoreError | None) -> None:
+    try:
+        if error is None:
+            write.landed(results)
+        else:
+            write.failed(error)
+    except Exception:
+        # A bug of ours in one command must not change the verdict of the others.
+        log.exception("a command that waited for its write failed")

@@ -37,12 +37,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from persistence.errors import LoadTimeout, StoreError, StoreRejected, StoreTimeout
 from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import Loaded
+from persistence.parked import Parked
 from persistence.rows import Row, RowKey
 from persistence.seams import Clock
 
@@ -96,7 +97,7 @@ class Flight:
         self.cost_ms = 0.0
         self.waiters: list[asyncio.Future[None]] = []
         # Commands that are called back; None: none yet.
-        self.parked: list[Parked] | None = None
+        self.parked: list[ParkedLoad] | None = None
 
     async def wait(self, timeout_s: float) -> Loaded | None:
         """The value, or None for no such row; raises the load's error, or LoadTimeout after `timeout_s` seconds."""
@@ -129,15 +130,13 @@ def _expire(turn: asyncio.Future[None]) -> None:
         turn.set_exception(LoadTimeout("the load did not finish in time"))
 
 
-class Parked:
-    """A command without a task that waits for flights; a subclass knows how it goes on."""
+class ParkedLoad(Parked):
+    """A command without a task that waits for flights."""
 
-    __slots__ = ("_is_due", "_told", "fences", "flights", "left", "until_s")
+    __slots__ = ("fences", "flights", "left", "until_s")
 
     def __init__(self) -> None:
-        self._told: Callable[[object], None] | None = None
-        # Nothing is waited for any more but somebody to be told.
-        self._is_due = False
+        super().__init__()
         self.flights: list[Flight] = []
         # Flights that have not landed; below zero: it waits for them no more.
         self.left = 0
@@ -146,25 +145,7 @@ class Parked:
         # Fences there had been when it was parked.
         self.fences = 0
 
-    def answer(self) -> object:
-        """The reply, now that every flight has landed or `until_s` has come."""
-        raise NotImplementedError
-
-    def resume(self) -> None:
-        """Go on; called by the loader."""
-        if self._told is None:
-            self._is_due = True
-        else:
-            self._told(self.answer())
-
-    def answer_to(self, told: Callable[[object], None]) -> None:
-        """Call this one with the reply, now or later, once."""
-        self._told = told
-        if self._is_due:
-            told(self.answer())
-
     def close(self) -> None:
-        """Nobody wants the reply any more."""
         self.left = -1
 
 
@@ -225,7 +206,7 @@ class Loader:
         # Flights for which somebody is parked, in the order in which the first one was; and those to be called back
         # when the batch that is landing has landed as a whole.
         self._awaited: dict[Flight, None] = {}
-        self._ready: list[Parked] = []
+        self._ready: list[ParkedLoad] = []
         # The timer of those who are parked is set.
         self._sweeping = False
         # Times that anything was fenced: as long as it stands still, nothing that is managed was written or voided.
@@ -259,7 +240,7 @@ class Loader:
         self._schedule(prefix)
         return flight
 
-    def park(self, parked: Parked, targets: list[Target]) -> None:
+    def park(self, parked: ParkedLoad, targets: list[Target]) -> None:
         """Load these, and call back when all have landed, or after the longest of their `load_timeout`s."""
         timeout_s = 0.0
         for target in targets:
@@ -284,7 +265,7 @@ class Loader:
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         next_s = 0.0
-        late: list[Parked] = []
+        late: list[ParkedLoad] = []
         for flight in self._awaited:
             for parked in flight.parked or ():
                 if parked.left <= 0:
@@ -463,7 +444,7 @@ class Loader:
         ready, self._ready = self._ready, []
         self._call_back(ready)
 
-    def _call_back(self, ready: list[Parked]) -> None:
+    def _call_back(self, ready: list[ParkedLoad]) -> None:
         for parked in ready:
             try:
                 parked.resume()

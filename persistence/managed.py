@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Final
 
 from persistence.breaker import Breaker
 from persistence.errors import MappingRejected, StoreDown, StoreTimeout
@@ -15,40 +16,44 @@ from persistence.stores.base import Store
 NEGATIVE_BUDGET = 65_536
 
 
-class Counters:
-    """The counters of one prefix, named as CACHE.INFO and the metrics show them. All start at zero and only grow."""
+# The counters of one prefix, as CACHE.INFO and the metrics show them. (A compiled class does not know its slots.)
+COUNTERS: Final = (
+    "backpressure_ms",
+    "coalesced",
+    "conflicts",
+    "dead_letters",
+    "evictions",
+    "expirations",
+    "flush_batches",
+    "flush_rows",
+    "hits",
+    "invalidations",
+    "load_errors",
+    "load_ms_total",
+    "load_rows",
+    "load_statements",
+    "load_timeouts",
+    "loads",
+    "loads_fenced",
+    "loads_shared",
+    "misses",
+    "negative_hits",
+    "refreshes",
+    "refreshes_changed",
+    "refreshes_dropped",
+    "retries",
+    "saved_db_ms",
+    "stale_hits",
+    "unknown_outcomes",
+    "write_errors",
+    "writes",
+)
 
-    __slots__ = (
-        "backpressure_ms",
-        "coalesced",
-        "conflicts",
-        "dead_letters",
-        "evictions",
-        "expirations",
-        "flush_batches",
-        "flush_rows",
-        "hits",
-        "invalidations",
-        "load_errors",
-        "load_ms_total",
-        "load_rows",
-        "load_statements",
-        "load_timeouts",
-        "loads",
-        "loads_fenced",
-        "loads_shared",
-        "misses",
-        "negative_hits",
-        "refreshes",
-        "refreshes_changed",
-        "refreshes_dropped",
-        "retries",
-        "saved_db_ms",
-        "stale_hits",
-        "unknown_outcomes",
-        "write_errors",
-        "writes",
-    )
+
+class Counters:
+    """The counters of one prefix, by the names of COUNTERS. All start at zero and only grow."""
+
+    __slots__ = COUNTERS
 
     def __init__(self) -> None:
         self.hits = 0

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from persistence.engine import Engine, is_current
 from persistence.errors import LoadTimeout
-from persistence.loader import Parked
+from persistence.loader import ParkedLoad
 from persistence.managed import Target
 from persistence.prefixes import WRITE_BEHIND
 from persistence.seams import View
@@ -59,11 +59,11 @@ class ShortLoad:
             targets.append(target)
         return targets
 
-    def park(self, parked: Parked, targets: list[Target]) -> None:
+    def park(self, parked: ParkedLoad, targets: list[Target]) -> None:
         """Load these; `parked` is called back."""
         self._engine.loader.park(parked, targets)
 
-    def stage(self, parked: Parked, keys: list[bytes], view: View) -> bool:
+    def stage(self, parked: ParkedLoad, keys: list[bytes], view: View) -> bool:
         """Let the command that was parked see its keys, and nothing may run before it has. False: the long road.
 
         Raises the error of a load.
@@ -95,7 +95,7 @@ class ShortLoad:
             engine.stage_row(target, flight.result, view)
         return True
 
-    def _are_held(self, keys: list[bytes], parked: Parked, now: int) -> bool:
+    def _are_held(self, keys: list[bytes], parked: ParkedLoad, now: int) -> bool:
         # What memory held when the command was parked may have gone meanwhile.
         loaded = {flight.target.key for flight in parked.flights}
         for key in keys:

@@ -11,7 +11,7 @@ from persistence.change import NEVER, STRING, WRITE, Change
 from persistence.engine import Engine
 from persistence.lease import Lease
 from persistence.managed import Target
-from persistence.prefixes import WRITE_BEHIND
+from persistence.prefixes import WRITE_BEHIND, WRITE_THROUGH
 
 
 class ShortWrite:
@@ -25,12 +25,13 @@ class ShortWrite:
     def set(self, key: bytes, value: bytes, written: dict[str, int]) -> int:
         """SET key value: the change's sequence, which `written` notes for its store; 0 for the long road.
 
-        Raises JournalError, with nothing done.
+        Below zero: the rule is write-through, whose short road is another (short_through.py). Raises JournalError,
+        with nothing done.
         """
         engine = self._engine
         rule = engine.rules.match(key)
         if rule is None or rule.write != WRITE_BEHIND or engine.locks.held:
-            return 0
+            return -1 if rule is not None and rule.write == WRITE_THROUGH else 0
         prefix = engine.prefixes[rule.template.text]
         mapping = prefix.mapping
         if mapping is None or not mapping.takes_any_text:

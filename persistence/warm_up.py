@@ -56,12 +56,12 @@ class Warmed:
 
 
 class WarmUp:
-    """Warms up prefixes. `has_room`: is there memory left to fill?"""
+    """Warms up prefixes. `has_room`: is there memory left to fill with copies of a rule, by its name?"""
 
     __slots__ = ("_engine", "_has_room", "_hot_keys", "_progress")
 
     def __init__(
-        self, engine: Engine, hot_keys: HotKeys | None, has_room: Callable[[], bool], progress: Progress
+        self, engine: Engine, hot_keys: HotKeys | None, has_room: Callable[[str], bool], progress: Progress
     ) -> None:
         self._engine = engine
         # None: there is no directory for the list.
@@ -144,7 +144,7 @@ class WarmUp:
     async def _load(self, prefix: ManagedPrefix, keys: Iterable[bytes], warmed: Warmed) -> bool:
         # One batch; False when memory is full.
         engine = self._engine
-        if not self._has_room():
+        if not self._has_room(prefix.rule.name):
             warmed.full = True
             return False
         engine.memory.now_ms = engine.clock.now_ms()

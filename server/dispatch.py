@@ -42,12 +42,14 @@ from server.gates import GATES, permission, still_permitted
 from server.keyspace.database import Database
 from server.keyspace.keyspace import Keyspace
 from server.keyspace.overlay import Overlay
+from server.long_replies import is_long, write
 from server.misses import Misses
 from server.monitors import Monitors
 from server.pausing import Pause
 from server.roads import RECORDERS, SURVEYS, Roads
 from server.session import REPLY_MUTED, RESTRICTED, Call, Session
 from server.store_errors import EXPECTED, reply_of
+from server.through_sets import ThroughSets
 from server.tracking import Reading, Tracking
 
 log = logging.getLogger("forebay.dispatch")
@@ -73,6 +75,7 @@ class Dispatch:
         "_rerouted",
         "_roads",
         "_set",
+        "_sets",
         "_short",
         "_table",
         "blocking",
@@ -102,12 +105,13 @@ class Dispatch:
         # Plain SET under a write-behind rule has a road of its own.
         self._set = COMMANDS["set"]
         self._short = ShortWrite(engine)
-        # Reads that wait for nothing but rows.
-        self._misses = Misses(engine, keyspace, self)
         self._ordinary = self._roads.every
         # A batch that runs now has the table of before.
         self._rerouted = False
         self.blocking = Blocking(clock, self)
+        # What waits without a task: reads that wait for nothing but rows, and plain SET under a write-through rule.
+        self._misses = Misses(engine, keyspace, self.blocking, self)
+        self._sets = ThroughSets(engine, keyspace, self.blocking, self._set)
         self.pause = Pause(clock, self._pause_changed)
         self.tracking = Tracking()
         # Clients that are sent every command.
@@ -173,6 +177,9 @@ class Dispatch:
             return INTEGERS[reply]  # type: ignore[call-overload,no-any-return]
         if kind is Error:
             self.count_error(reply)  # type: ignore[arg-type]
+        elif is_long(reply) and not session.hold_seq:
+            session.waiting = write(reply, session.protocol)
+            return b""
         self.long_reply = []
         self.long_bytes = encode_into(self.long_reply, reply, session.protocol)
         return b""
@@ -220,7 +227,7 @@ class Dispatch:
                                 spec.rejected += 1
                                 reply = errors.OOM
                             elif active and db is managed_db:
-                                reply = self._write(session, spec, argv)
+                                reply = self._write(session, spec, argv, True)
                             else:
                                 reply = spec.handler(session, argv)
                         elif active and db is managed_db:
@@ -254,6 +261,9 @@ class Dispatch:
             else:
                 if kind is Error:
                     self.count_error(reply)  # type: ignore[arg-type]
+                elif is_long(reply) and not session.hold_seq and not session.state:
+                    session.waiting = write(reply, session.protocol)
+                    break
                 size += encode_into(out, reply, session.protocol)
                 if size > OUTPUT_HIGH_WATER:
                     break
@@ -282,7 +292,7 @@ class Dispatch:
             session.waiting = self._run_waiting(session, [(spec, argv)], plan, None)
             return None
         if self.journal is not None:
-            self._hold(session, keys)
+            self.hold(session, keys)
         return spec.handler(session, argv) if engine.moved else reply
 
     # What Misses asks of its Runner.
@@ -291,16 +301,8 @@ class Dispatch:
         """Run a read from its beginning: its reply, or `session.waiting` is set."""
         return self._look_again(session, spec, argv, spec.handler(session, argv), False)
 
-    def end_miss(self, session: Session, keys: list[bytes]) -> None:
-        """It has its reply, which tells of these keys."""
-        if self.journal is not None:
-            self._hold(session, keys)
-        self.keyspace.make_room()
-        if self.blocking.ready:
-            self.blocking.serve()
-
-    def _hold(self, session: Session, keys: Iterable[bytes]) -> None:
-        # `fsync = "always"`: what the journal has not made durable nobody may be told, because a crash would undo it.
+    def hold(self, session: Session, keys: Iterable[bytes]) -> None:
+        """With `fsync = "always"` nobody may be told what is not durable yet, because a crash would undo it."""
         undurable = self.engine.undurable
         seq = undurable.newest(keys) if undurable is not None else 0
         if seq > session.hold_seq:
@@ -330,19 +332,23 @@ class Dispatch:
         assert self.journal is not None
         self.journal.when_durable(seq, told)
 
-    def _write(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
-        # A write in the managed database.
+    def _write(self, session: Session, spec: CommandSpec, argv: list[bytes], is_normal: bool) -> object:
+        # A write in the managed database. In a normal session it may be parked.
         engine = self.engine
         if spec is self._set and len(argv) == 3:
             try:
                 seq = self._short.set(argv[1], argv[2], session.written)
             except EXPECTED as error:
                 return reply_of(error)
-            if seq:
+            if seq > 0:
                 journal = self.journal
                 if journal is not None and seq > journal.durable_seq:
                     session.hold_seq = seq
                 return OK
+            if seq and is_normal:
+                reply = self._sets.run(session, argv[1], argv[2])
+                if reply is not None or session.waiting is not None:
+                    return reply
         if spec.flags & KEYSPACE:
             if engine.locks.held:
                 # A transaction is being committed: what it publishes must not be cut in two.
@@ -497,7 +503,7 @@ class Dispatch:
             if spec.grows and not self.keyspace.make_room():
                 spec.rejected += 1
                 return errors.OOM
-            return self._write(session, spec, argv) if managed else spec.handler(session, argv)
+            return self._write(session, spec, argv, False) if managed else spec.handler(session, argv)
         before = session.db.attention
         reply = spec.handler(session, argv)
         if session.db.attention != before:
@@ -582,6 +588,8 @@ class Dispatch:
             reply = self.fail(spec, argv, error)
         if spec.name in RECORDERS:
             self._hold_recorded(session)
+        elif spec.name in SURVEYS:
+            self._hold_survey(session)
         return self._mute(session, reply)
 
     async def _await_read(self, session: Session, waiting: Coroutine[Any, Any, object], reading: Reading) -> object:
@@ -718,7 +726,7 @@ class Dispatch:
             if not engine.finish_plan(plan, keys):
                 session.unwatch()
                 if self.journal is not None:
-                    self._hold(session, keys)
+                    self.hold(session, keys)
                 return without_waiting(self._call_all(session, calls))
             if writes_elsewhere and (plan.store_writes or not plan.ready):
                 # What is written there could not be taken back when the store refuses.
@@ -750,7 +758,11 @@ class Dispatch:
             except Exception as error:
                 reply = self.fail(spec, argv, error)
             if isinstance(reply, Wait):
-                reply = Error(f"ERR {spec.name} waits for the store and cannot run inside a transaction")
+                reply = (
+                    Error(f"ERR {spec.name} waits for the store and cannot run inside a transaction")
+                    if reply.at_once is None
+                    else reply.at_once()
+                )
             replies.append(reply)
         return replies
 
@@ -773,7 +785,7 @@ class Dispatch:
                 session.written.update(commit.queued)
                 self._hold_own(session, commit)
         if self.journal is not None:
-            self._hold(session, plan.keys)
+            self.hold(session, plan.keys)
         return replies[0] if transaction is None else without_waiting(replies)
 
     def _publish(self, session: Session, plan: Plan, view: Overlay, commit: Commit) -> None:
@@ -857,7 +869,7 @@ class Dispatch:
             replies = self._call_on(session, calls, view)
             if not view.changes:
                 if self.journal is not None:
-                    self._hold(session, plan.keys)
+                    self.hold(session, plan.keys)
                 return replies
             commit = engine.accept(plan, view)
             if commit.ops:
@@ -876,7 +888,7 @@ class Dispatch:
                 session.written.update(commit.queued)
                 self._hold_own(session, commit)
             if self.journal is not None:
-                self._hold(session, plan.keys)
+                self.hold(session, plan.keys)
             if plan.save_before_reply:
                 await engine.wait_saved(plan)
             return replies

@@ -10,12 +10,14 @@ What turns out not to be as simple as it looked goes on by the long road, as if 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from persistence.engine import Engine
-from persistence.loader import Parked
+from persistence.loader import ParkedLoad
 from persistence.short_load import ShortLoad
 from protocol.replies import Error
+from server.blocking import Blocking
 from server.commands.spec import CommandSpec
 from server.errors import CommandError
 from server.keyspace.keyspace import Keyspace
@@ -30,14 +32,14 @@ class Runner(Protocol):
     def take_long_road(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
         """Run a read from its beginning: its reply, or `session.waiting` is set."""
 
-    def end_miss(self, session: Session, keys: list[bytes]) -> None:
-        """It has its reply, which tells of these keys."""
+    def hold(self, session: Session, keys: Iterable[bytes]) -> None:
+        """The reply tells of these keys, whose changes may have to become durable first."""
 
     def fail(self, spec: CommandSpec, argv: list[bytes], error: Exception) -> Error:
         """The reply to a bug of ours."""
 
 
-class Miss(Parked):
+class Miss(ParkedLoad):
     """One read that waits for rows."""
 
     __slots__ = ("_misses", "call", "session")
@@ -55,13 +57,14 @@ class Miss(Parked):
 class Misses:
     """The reads of one dispatch that wait for rows."""
 
-    __slots__ = ("_clock", "_keyspace", "_memory", "_runner", "_short", "_view")
+    __slots__ = ("_blocking", "_engine", "_keyspace", "_memory", "_runner", "_short", "_view")
 
-    def __init__(self, engine: Engine, keyspace: Keyspace, runner: Runner) -> None:
+    def __init__(self, engine: Engine, keyspace: Keyspace, blocking: Blocking, runner: Runner) -> None:
         # Rules act in database 0 alone.
         self._memory = keyspace.database(0)
         self._keyspace = keyspace
-        self._clock = engine.clock
+        self._engine = engine
+        self._blocking = blocking
         self._runner = runner
         self._short = ShortLoad(engine)
         # A read leaves nothing behind in its view, so one does for all.
@@ -83,7 +86,7 @@ class Misses:
         runner = self._runner
         session = miss.session
         spec, argv = miss.call
-        now_ms = self._clock.now_ms()
+        now_ms = self._engine.clock.now_ms()
         if now_ms != self._keyspace.now_ms:
             self._keyspace.tick(now_ms)
         keys = spec.keys_of(argv)
@@ -104,5 +107,9 @@ class Misses:
             reply = runner.fail(spec, argv, error)
         finally:
             session.db = self._memory
-        runner.end_miss(session, keys)
+        if self._engine.undurable is not None:
+            runner.hold(session, keys)
+        self._keyspace.make_room()
+        if self._blocking.ready:
+            self._blocking.serve()
         return reply

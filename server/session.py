@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
-from persistence.loader import Parked
+from persistence.parked import Parked
 from server.commands.context import Context, Server
 from server.commands.spec import CommandSpec
 from server.keyspace.database import Database

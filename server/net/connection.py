@@ -13,7 +13,7 @@ import logging
 import os
 from typing import Any, Final, cast
 
-from persistence.loader import Parked
+from persistence.parked import Parked
 from protocol.encoder import BULK_HEADERS, encode_into
 from protocol.limits import (
     DEFAULT,

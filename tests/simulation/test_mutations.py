@@ -9,22 +9,28 @@ import pytest
 from persistence.change import DELETE, Change
 from persistence.engine import Engine
 from persistence.journal_records import Item
-from persistence.loader import Flight, Loader, Watch
+from persistence.loader import Flight, Loader, ParkedLoad, Watch
 from persistence.locks import KeyLocks
 from persistence.managed import Target
 from persistence.pending import Saved
 from persistence.plan import Commit
 from persistence.queue_log import QueueLog
+from persistence.seams import View
+from persistence.short_load import ShortLoad
+from persistence.short_through import ShortThrough, ThroughWrite
 from persistence.short_write import ShortWrite
 from persistence.stores.base import Stamp, Store
 from persistence.undurable import Undurable
 from persistence.write_behind import WriteBehind
+from protocol.quick import COMPILED
 from server.dispatch import Dispatch
 from server.session import Session
 from tests.simulation.faults import FaultyStore
 from tests.simulation.run import run_seed, seeds
 
 MOST_SEEDS = 1000
+
+pytestmark = pytest.mark.skipif(COMPILED, reason="methods of compiled classes cannot be replaced")
 
 Patch = pytest.MonkeyPatch
 
@@ -41,13 +47,13 @@ def install_although_fenced(patch: Patch) -> None:
 
 def trust_unknown_outcomes(patch: Patch) -> None:
     """After an unknown outcome the key is loaded, cached and written as any other."""
-    distrust = Engine._distrust
+    distrust = Engine.distrust
 
     def forget(self: Engine, target: Target) -> None:
         distrust(self, target)
         del self._quarantine[target.key]
 
-    patch.setattr(Engine, "_distrust", forget)
+    patch.setattr(Engine, "distrust", forget)
 
 
 def flush_again_at_once(patch: Patch) -> None:
@@ -121,6 +127,34 @@ def read_together_without_looking_back(patch: Patch) -> None:
     patch.setattr(Loader, "watch", blind)
 
 
+def park_without_looking_back(patch: Patch) -> None:
+    """A parked read of several keys is answered with what came in, whatever was written meanwhile."""
+    stage = ShortLoad.stage
+
+    def blind(self: ShortLoad, parked: ParkedLoad, keys: list[bytes], view: View) -> bool:
+        parked.fences = self._engine.loader.fences
+        for flight in parked.flights:
+            flight.fenced = False
+        return stage(self, parked, keys, view)
+
+    patch.setattr(ShortLoad, "stage", blind)
+
+
+def set_through_without_a_lock(patch: Patch) -> None:
+    """A plain SET on the short road of write-through does not keep others from writing its key."""
+    send, release = ShortThrough.send, KeyLocks.release
+
+    def unlocked(self: ShortThrough, write: ThroughWrite) -> None:
+        send(self, write)
+        del self._engine.locks.held[write.target.key]
+
+    def lenient(self: KeyLocks, keys: list[bytes]) -> None:
+        release(self, [key for key in keys if key in self.held])
+
+    patch.setattr(ShortThrough, "send", unlocked)
+    patch.setattr(KeyLocks, "release", lenient)
+
+
 def skip_the_claim(patch: Patch) -> None:
     """A flush without an answer, or from before a crash, is taken for lost without asking the database."""
 
@@ -187,6 +221,8 @@ MUTATIONS: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
     (join_fenced_flights, THROUGH + BEHIND),
     (write_without_locks, THROUGH),
     (read_together_without_looking_back, JOINT),
+    (park_without_looking_back, JOINT),
+    (set_through_without_a_lock, ("write-through", "write-through-multi", "write-through-generic")),
     (skip_the_claim, JOURNALED),
     (believe_every_claim, JOURNALED),
     (end_the_batch_before_it_lands, JOURNALED),

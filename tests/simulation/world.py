@@ -28,7 +28,7 @@ from persistence.engine import Engine
 from persistence.errors import JournalError
 from persistence.journal_options import JournalOptions
 from persistence.journal_recovery import open_journal
-from persistence.loader import Parked
+from persistence.parked import Parked
 from persistence.prefixes import RuleTable
 from persistence.restart import take_up
 from persistence.rows import ColumnShape, RelationShape
@@ -120,7 +120,7 @@ class World:
         self.survivors: set[asyncio.Task[Any] | None] = set()
         # Commands that run, their clients present or not.
         self.running: set[asyncio.Task[object]] = set()
-        # Reads that waited for nothing but rows.
+        # Commands that waited without a task of their own.
         self.parked = 0
         self._numbers = iter(range(1, 1 << 30))
         self._sessions = iter(range(1, 1 << 30))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Mapping
 
 from persistence.change import DELETE, EXPIRY, HASH, NEVER, SET, STRING, WRITE, ZSET, Change
@@ -161,4 +162,6 @@ def lifetime(key: bytes, deadline_ms: int, kind: int = STRING) -> Change:
 
 def same(one: Change, other: Change) -> bool:
     """Do two changes say the same?"""
-    return all(getattr(one, name) == getattr(other, name) for name in Change.__slots__)
+    # Attributes are descriptors of the class, in the compiled build, which has no __slots__, too.
+    names = [name for name, found in vars(Change).items() if inspect.isdatadescriptor(found)]
+    return all(getattr(one, name) == getattr(other, name) for name in names)

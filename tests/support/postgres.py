@@ -112,7 +112,8 @@ class PostgresServer:
     def create_database(self) -> str:
         """A new, empty database; its name."""
         name = f"test_{next(self._databases)}"
-        self.execute(f"CREATE DATABASE {name}")
+        # A copy of files that are never synced takes a third of what a copy by way of the log takes.
+        self.execute(f"CREATE DATABASE {name} STRATEGY file_copy")
         return name
 
     def drop_database(self, name: str) -> None:

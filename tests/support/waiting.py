@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from persistence.loader import Parked
+from persistence.parked import Parked
 from server.session import Session
 
 
