@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -469,7 +470,7 @@ def test_script_setup_says_which_python_it_needs(checkout: Path) -> None:
     assert not (checkout / ".venv").exists()
 
 
-def _script_test(checkout: Path, failing: str) -> subprocess.CompletedProcess[str]:
+def _script_test(checkout: Path, failing: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     (checkout / ".venv" / "forebay-run.stamp").rename(checkout / ".venv" / "forebay-test.stamp")
     for name in ("ruff", "mypy", "pytest"):
         tool = checkout / ".venv" / "bin" / name
@@ -479,7 +480,7 @@ def _script_test(checkout: Path, failing: str) -> subprocess.CompletedProcess[st
     (checkout / "redis-server").symlink_to("/bin/true")
     environment = {**os.environ, "PATH": f"{checkout}:{os.environ['PATH']}"}
     return subprocess.run(
-        [checkout / "script" / "test", "-k", "a b"],
+        [checkout / "script" / "test", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -489,7 +490,7 @@ def _script_test(checkout: Path, failing: str) -> subprocess.CompletedProcess[st
 
 
 def test_script_test_runs_every_stage_and_ends_with_pytests_line(checkout: Path) -> None:
-    done = _script_test(checkout, "")
+    done = _script_test(checkout, "", "-k", "a b")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert [line for line in lines if not line.startswith("script/test")] == [
@@ -503,10 +504,27 @@ def test_script_test_runs_every_stage_and_ends_with_pytests_line(checkout: Path)
 
 @pytest.mark.parametrize(("failing", "named"), [("ruff", "format lint"), ("mypy", "types"), ("pytest", "tests")])
 def test_script_test_fails_at_the_end_and_names_what_failed(checkout: Path, failing: str, named: str) -> None:
-    done = _script_test(checkout, failing)
+    done = _script_test(checkout, failing, "-k", "a b")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "pytest -k a b"
     assert done.stderr == f"script/test: FAILED: {named}\n"
+
+
+def test_script_test_runs_what_measures_time_last_and_by_itself(checkout: Path) -> None:
+    for name, line in (
+        ("test_a", "@pytest.mark.serial"),
+        ("test_b", "@pytest.mark.slow"),
+        ("c", "@pytest.mark.serial"),
+    ):
+        (checkout / "tests" / "wire").mkdir(parents=True, exist_ok=True)
+        (checkout / "tests" / "wire" / f"{name}.py").write_text(line)
+    done = _script_test(checkout, "pytest")
+    assert done.returncode == 1
+    beside, alone = [line for line in done.stdout.splitlines() if line.startswith("pytest ")]
+    assert re.fullmatch(r"pytest -m not serial -n \d+ --dist loadfile --no-loadscope-reorder tests", beside)
+    assert alone == "pytest -m serial tests/wire/test_a.py"
+    # The second stage runs although the first has failed.
+    assert done.stderr == "script/test: FAILED: tests side by side tests one by one\n"
 
 
 @pytest.mark.parametrize("script", ["serve", "test", "setup"])
