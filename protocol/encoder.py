@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import Final
 
-from protocol.replies import NIL_ARRAY, NO_REPLY, BigNumber, Error, Map, Push, SetOf, Status, Verbatim
+from protocol.replies import NIL_ARRAY, NO_REPLY, BigNumber, Error, Map, Push, Ready, SetOf, Status, Verbatim
 
 CRLF: Final = b"\r\n"
 # asyncio and uvloop join what they are given below some such size before sending; above it, writev wins.
@@ -60,6 +60,8 @@ def encode(reply: object, protocol: int) -> bytes:
         return bulk(reply)
     if isinstance(reply, (Status, Error)):
         return reply.wire
+    if isinstance(reply, Ready):
+        return b"".join(reply.chunks)
     pieces: list[bytes] = []
     _write(pieces, [], reply, protocol)
     return b"".join(pieces)
@@ -78,6 +80,9 @@ def encode_into(out: list[bytes], reply: object, protocol: int) -> int:
     elif isinstance(reply, (Status, Error)):
         out.append(reply.wire)
         return len(reply.wire)
+    elif isinstance(reply, Ready):
+        out += reply.chunks
+        return reply.size
     pieces: list[bytes] = []
     large: list[int] = []
     _write(pieces, large, reply, protocol)

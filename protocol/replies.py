@@ -13,6 +13,7 @@
 | `Map` | map | array of keys and values in turn |
 | `SetOf`, `Push` | set, push | array |
 | `Verbatim`, `BigNumber` | verbatim string, big number | bulk string |
+| `Ready` | what it holds, which is encoded already; never inside another reply | same |
 | ``NO_REPLY`` | nothing at all; never inside another reply | same |
 
 Everything else is a mistake of the handler, ``str`` included: which bytes a text is has to be decided where it is made.
@@ -151,6 +152,21 @@ class Push:
 
     def __repr__(self) -> str:
         return f"Push({self.items!r})"
+
+
+class Ready:
+    """A whole reply in wire form, in chunks."""
+
+    __slots__ = ("chunks", "size")
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.size = 0
+
+    def add(self, chunk: bytes) -> None:
+        """Put a chunk behind the others."""
+        self.chunks.append(chunk)
+        self.size += len(chunk)
 
 
 class Verbatim:

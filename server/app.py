@@ -388,9 +388,8 @@ class Node:
                 where = self.source or "configuration"
                 raise ConfigError(f"{where}: server.data_dir: {directory}: {error.strerror}") from error
 
-    def _has_room(self) -> bool:
-        limit = self.keyspace.maxmemory
-        return not limit or self.keyspace.used() < limit * _WARM_SHARE
+    def _has_room(self, rule: str) -> bool:
+        return self.keyspace.has_room(rule, _WARM_SHARE)
 
     # -- settings -----------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 from persistence.change import DELETE, KIND_NAMES, WRITE, Change
@@ -17,7 +17,7 @@ from persistence.discard import Discard
 from persistence.engine import Engine
 from persistence.invalidation import NOTIFY, Follower, FollowerStats
 from persistence.journal_records import plain_value
-from persistence.managed import Counters, ManagedPrefix
+from persistence.managed import COUNTERS, ManagedPrefix
 from persistence.prefixes import HOT_KEYS, NO_WARM_UP
 from persistence.retry import drop_letter, retry_letter
 from persistence.seams import Clock, Held
@@ -26,6 +26,7 @@ from persistence.verifier import Verifier
 from persistence.warm_up import WarmUp
 from server import errors
 from server.acl import Acl
+from server.advice import Advice
 from server.audience import Audience
 from server.commands.context import (
     AccessControl,
@@ -44,6 +45,7 @@ from server.keyspace.database import Database
 from server.keyspace.globbing import Glob
 from server.keyspace.keyspace import Keyspace
 from server.keyspace.shard import TABLES
+from server.long_replies import survey
 from server.net.connection import Connection, Peers
 from server.session import Session
 
@@ -227,7 +229,7 @@ class CachePort:
         return {name: self._counters(each) for name, each in chosen.items()}
 
     def _counters(self, prefix: ManagedPrefix) -> dict[str, int | str]:
-        counted = {name: int(getattr(prefix.counters, name)) for name in Counters.__slots__}
+        counted = {name: int(getattr(prefix.counters, name)) for name in COUNTERS}
         queue = self._engine.queues.get(prefix.rule.store)
         stats = queue.stats(prefix) if queue is not None else None
         terms = self._keyspace.terms_of(prefix.rule.name)
@@ -323,6 +325,18 @@ class CachePort:
         slices = walk(self._keyspace.database(0), first)
         verdict = await self._verifier.verify(self._by_name(prefix), slices, sample, repair)
         return verdict.checked, verdict.different, verdict.repaired
+
+    async def advise(self, prefix: str | None) -> dict[str, object]:
+        """What other policies and sizes would have made of the last accesses. KeyError for an unknown prefix."""
+        trace = self._keyspace.trace
+        if trace is None:
+            raise CommandError(errors.NO_SAMPLE)
+        found = self._by_name(prefix) if prefix is not None else None
+        name, held_bytes = (found.rule.name, found.bytes) if found is not None else (None, 0)
+        advice = Advice(self._keyspace, trace, name, held_bytes)
+        for _ in advice.play():
+            await asyncio.sleep(0)
+        return advice.told()
 
     def dead_letters(self, prefix: str | None) -> list[dict[str, object]]:
         """What the database refused for good, oldest first."""
@@ -441,6 +455,10 @@ class Control:
     def info(self, sections: list[str]) -> str:
         """The text of INFO."""
         return self._info.write(sections)
+
+    def survey(self, database: Database, matches: Callable[[bytes], bool] | None, protocol: int) -> Awaitable[object]:
+        """The reply to KEYS, while others are served."""
+        return survey(database, matches, protocol)
 
     def unix_time_us(self) -> int:
         """Wall-clock microseconds."""

@@ -49,6 +49,7 @@ NO_PASSWORD_SET: Final = Error(
     "Are you sure your configuration is correct?"
 )
 NO_PROTO: Final = Error("NOPROTO unsupported protocol version")
+NO_SAMPLE: Final = Error("ERR no accesses are noted, because advise_sample in [memory] is 0")
 OOM: Final = Error("OOM command not allowed when used memory > 'maxmemory'.")
 NESTED_MULTI: Final = Error("ERR MULTI calls can not be nested")
 EXEC_WITHOUT_MULTI: Final = Error("ERR EXEC without MULTI")

@@ -142,6 +142,8 @@ class ScriptRun(Context):
             return errors.INTERNAL
         if isinstance(reply, Blocked):
             return reply.nothing
+        if isinstance(reply, Wait) and reply.at_once is not None:
+            reply = reply.at_once()
         if isinstance(reply, Wait):
             return Error(f"ERR {spec.name} waits for the store and cannot run inside a script")
         if spec.flags & READ and self._caller.tracking is not None and self._caller.tracking.wants_reads():

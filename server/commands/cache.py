@@ -17,7 +17,7 @@ from server import errors
 from server.commands.args import parse_integer
 from server.commands.command_docs import container_help
 from server.commands.connection import text
-from server.commands.context import Context, Wait
+from server.commands.context import Cache, Context, Wait
 from server.commands.spec import ADMIN, FAST, LOADING, NO_MULTI, NOSCRIPT, STALE, command
 
 # A transaction or script runs at one moment and cannot wait for the store in the middle.
@@ -287,6 +287,30 @@ def cache_verify(ctx: Context, argv: list[bytes]) -> object:
             return errors.SYNTAX
         at += 1
     return _of_prefix(prefix, lambda: ctx.server.cache.verify(prefix, sample, repair))
+
+
+@command(
+    "CACHE.ADVISE",
+    arity=-1,
+    flags=_WAITS,
+    group="cache",
+    since="0.1.0",
+    summary="Tells what other policies and other sizes would have made of the last accesses, and recommends.",
+    complexity="O(N) where N is the number of accesses noted, 131,072 at most, in slices that let other clients in",
+    syntax="[prefix]",
+)
+def cache_advise(ctx: Context, argv: list[bytes]) -> object:
+    if len(argv) > 2:
+        return errors.SYNTAX
+    cache = ctx.server.cache
+    if len(argv) == 1:
+        return Wait(lambda: _told(cache))
+    prefix = text(argv[1])
+    return _of_prefix(prefix, lambda: cache.advise(prefix))
+
+
+async def _told(cache: Cache) -> object:
+    return _reply(await cache.advise(None))
 
 
 def _of_prefix(prefix: str, start: Callable[[], Awaitable[object]]) -> Wait:

@@ -17,12 +17,16 @@ from server.keyspace.keyspace import Keyspace
 
 
 class Wait:
-    """A reply that is not there yet: dispatch awaits `start()` and sends what it returns; the client waits."""
+    """A reply that is not there yet: dispatch awaits `start()` and sends what it returns; the client waits.
 
-    __slots__ = ("start",)
+    Inside a transaction or a script, which cannot wait, the reply is what `at_once()` returns; None: an error.
+    """
 
-    def __init__(self, start: Callable[[], Awaitable[object]]) -> None:
+    __slots__ = ("at_once", "start")
+
+    def __init__(self, start: Callable[[], Awaitable[object]], at_once: Callable[[], object] | None = None) -> None:
         self.start = start
+        self.at_once = at_once
 
 
 class Blocked:
@@ -176,6 +180,9 @@ class Cache(Protocol):
 
     async def verify(self, prefix: str, sample: int | None, repair: bool) -> tuple[int, int, int]:
         """Compare copies with their rows: how many were compared, differ, were dropped. KeyError: no such prefix."""
+
+    async def advise(self, prefix: str | None) -> dict[str, object]:
+        """What other policies and sizes would have made of the last accesses. KeyError: no rule has the prefix."""
 
     def dead_letters(self, prefix: str | None) -> list[dict[str, object]]:
         """What the store refused for good, oldest first. KeyError: no rule has the prefix."""
@@ -373,6 +380,9 @@ class Server(Protocol):
     def info(self, sections: list[str]) -> str: ...
 
     def unix_time_us(self) -> int: ...
+
+    def survey(self, database: Database, matches: Callable[[bytes], bool] | None, protocol: int) -> Awaitable[object]:
+        """The reply to KEYS: the keys that fit, every one for None. Others are served meanwhile."""
 
     def wall_offset_ms(self) -> int:
         """What to add to a server deadline to get wall-clock milliseconds (EXPIREAT, EXPIRETIME)."""

@@ -12,7 +12,7 @@ from server.commands.command_docs import container_help
 from server.commands.context import Context, Wait
 from server.commands.hash_lifetimes import living
 from server.commands.object_encoding import encoding_of
-from server.commands.rdb_payload import Unsupported, payload_of
+from server.commands.rdb_payload import payload_of
 from server.commands.scores import score
 from server.commands.spec import ADMIN, LOADING, NOSCRIPT, SECOND, STALE, command
 from server.errors import NO_SUCH_KEY, CommandError, unknown_subcommand
@@ -101,11 +101,8 @@ def debug_object(ctx: Context, argv: list[bytes]) -> object:
     entry = db.peek(argv[2])
     if entry is None or (entry.kind == HASH and not living(ctx, entry)):
         return NO_SUCH_KEY
-    try:
-        # Without type, version and checksum.
-        length = len(payload_of(entry.kind, entry.value)) - 11
-    except Unsupported:
-        length = 0
+    # Without type, version and checksum.
+    length = len(payload_of(entry.kind, entry.value)) - 11
     idle_ms = max(0, db.now_ms - entry.access_ms)
     encoding = encoding_of(entry.kind, entry.value).decode()
     return Status(

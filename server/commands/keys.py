@@ -24,7 +24,7 @@ from server.commands.args import (
     parse_integer,
 )
 from server.commands.command_docs import container_help
-from server.commands.context import Context
+from server.commands.context import Context, Wait
 from server.commands.object_encoding import encoding_of
 from server.commands.spec import (
     ALL,
@@ -479,13 +479,17 @@ def _database(ctx: Context, text: bytes, keys: list[bytes]) -> Database:
 # -- finding ----------------------------------------------------------------------------------------------------------
 
 
+# As many keys KEYS looks at before it lets others in: 2 ms.
+_KEYS_AT_ONCE: Final = 5000
+
+
 @command(
     "KEYS",
     arity=2,
     flags=READ,
     group="generic",
     since="1.0.0",
-    summary="All keys that fit a pattern. For debugging: everybody waits meanwhile; SCAN is kinder.",
+    summary="All keys that fit a pattern. For debugging: the reply may be huge; SCAN is kinder.",
     complexity="O(N) with N keys in the database",
     syntax="pattern",
 )
@@ -494,6 +498,13 @@ def keys(ctx: Context, argv: list[bytes]) -> object:
     db = ctx.db
     if glob.literal is not None:
         return [glob.literal] if db.peek(glob.literal) is not None else []
+    if len(db) <= _KEYS_AT_ONCE:
+        return _fitting(db, glob)
+    matches = None if glob.everything else glob.matches
+    return Wait(lambda: ctx.server.survey(db, matches, ctx.protocol), lambda: _fitting(db, glob))
+
+
+def _fitting(db: Database, glob: Glob) -> list[bytes]:
     if glob.everything:
         return [entry.key for entry in db.entries()]
     matches = glob.matches

@@ -1,4 +1,5 @@
-"""The packed forms in which Redis keeps small collections, read: they come inside the payloads of RESTORE.
+"""The packed forms in which Redis keeps small collections: they come inside the payloads of RESTORE. Written is the
+listpack alone, in which streams travel.
 
     LZF        a compressed string                      zipmap     a hash, before Redis 2.6
     intset     sorted integers of one width             ziplist    anything small, before Redis 7

@@ -8,8 +8,8 @@ A node's listpack begins with a master entry: how many entries follow, how many 
 of the first one, which those that have the same names do not repeat. Ids are told as differences from the node's.
 
 Written is the form of Redis 7.0 (type 19), which every Redis since then reads. It does not know when a consumer was
-last active, only when it was last seen; whoever reads it takes the one for the other. Read are the older form, which has
-no first id and no counts, and that of Redis 7.2, which has both times.
+last active, only when it was last seen; whoever reads it takes the one for the other. Read are also the older form,
+which has no first id and no counts, and that of Redis 7.2, which has both times.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ async def test_flush_of_an_unknown_prefix_saves_nothing(client: Client) -> None:
 
 def test_what_waits_is_refused_inside_a_transaction() -> None:
     waiting = {spec.name for spec in COMMANDS.values() if spec.group == "cache" and spec.flags & NO_MULTI}
-    operations = {"cache.wait", "cache.discard", "cache.warm", "cache.verify"}
+    operations = {"cache.wait", "cache.discard", "cache.warm", "cache.verify", "cache.advise"}
     assert waiting == {"cache.load", "cache.flush", "cache.purge"} | operations
 
 
@@ -148,6 +148,16 @@ async def test_discard_and_warm_take_a_prefix(client: Client) -> None:
 
 def test_discard_is_for_administrators() -> None:
     assert COMMANDS["cache.discard"].flags & ADMIN
+
+
+async def test_advise_about_one_prefix_or_about_all(client: Client) -> None:
+    client.fake.cache.prefixes = {"user:{id:int}": {"hits": 3}}
+    for words, asked in (("", None), (" user:", "user:")):
+        told = await client.wait("CACHE.ADVISE" + words)
+        assert told == {b"miss_ratio": 0.25, b"recommendation": [b"all is well"]}
+        assert client.fake.cache.asked[-1] == ("advise", asked)
+    assert await client.wait("CACHE.ADVISE nosuch:") == "-ERR no rule has the prefix 'nosuch:'"
+    assert client.run("CACHE.ADVISE a b") == "-ERR syntax error"
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,11 @@ class FakeCache:
         self.asked.append(("verify", prefix, sample, repair))
         return 10, 2, 1
 
+    async def advise(self, prefix: str | None) -> dict[str, object]:
+        self._check(prefix)
+        self.asked.append(("advise", prefix))
+        return {"miss_ratio": 0.25, "recommendation": ["all is well"]}
+
     def dead_letters(self, prefix: str | None) -> list[dict[str, object]]:
         self._check(prefix)
         return [letter for letter in self.letters if prefix is None or self._is(str(letter["prefix"]), prefix)]
