@@ -29,7 +29,7 @@ from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.idle_clients import SPARE_FILES, IdleClients, raise_limit  # noqa: E402
 from bench.load import Load, Run, run  # noqa: E402
 from bench.report import Line, figure, publish, summary  # noqa: E402
-from bench.servers import REDIS, Server, ServerFailed, add_builds_option, servers, turn  # noqa: E402
+from bench.servers import REDIS, Server, ServerFailed, add_builds_option, add_rounds_options, rounds, servers, turn  # noqa: E402
 from bench.table import Progress, number, table  # noqa: E402
 
 # What still counts as flat: the growth of a command's cost as a multiple of redis-server's own growth.
@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Measured], dict[str, list
         for server in running:
             # Buffers and tables that the first clients bring along belong to no idle client.
             run(server, load, ("SET", "key:__rand_int__", "x" * load.size))
-        for at in range(options.rounds):
+        for at in rounds(options):
             progress.show(f"churn, round {at + 1} of {options.rounds}")
             for server in turn(running, at):
                 churned.setdefault(server.name, []).append(churn(server, options.churn))
@@ -75,7 +75,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Measured], dict[str, list
                 progress.show(f"{number(each.idle)} idle clients of {server.name}")
                 held[server.name].grow_to(each.idle)
                 each.growth[server.name] = server.resident_bytes - before[server.name]
-            for at in range(options.rounds):
+            for at in rounds(options):
                 progress.show(f"GET beside {number(each.idle)} idle clients, round {at + 1} of {options.rounds}")
                 for server in turn(running, at):
                     each.runs.setdefault(server.name, []).append(run(server, load, _GET))
@@ -99,7 +99,7 @@ def lines_of(results: Sequence[Measured], churned: dict[str, list[float]]) -> li
     speeds = {name: [run.per_s for run in runs] for name, runs in most.runs.items()}
     # Each server's own time per command, with the most idle clients ÷ with the fewest.
     costs = {
-        name: [many.cpu_us / few.cpu_us for many, few in zip(runs, fewest.runs[name], strict=True)]
+        name: [many.cpu_us / few.cpu_us for many, few in zip(runs, fewest.runs[name], strict=False)]
         for name, runs in most.runs.items()
     }
     beside = f"{number(most.idle)} idle clients"
@@ -144,7 +144,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--idle", type=counts, default=[1, 100, 1000, 10_000], metavar="N,…", help="idle clients")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="an odd number is best")
+    add_rounds_options(parser)
     parser.add_argument("--requests", type=int, default=50_000, metavar="N", help="per run")
     parser.add_argument("--clients", type=int, default=50, metavar="N", help="that are not idle")
     parser.add_argument("--keys", type=int, default=10_000, metavar="N", help="different keys")

@@ -31,16 +31,18 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
-from bench.load import Load, run  # noqa: E402
-from bench.report import Line, publish, summary  # noqa: E402
+from bench.load import Load, Run, run  # noqa: E402
+from bench.report import Line, figure, publish, summary  # noqa: E402
 from bench.servers import (  # noqa: E402
     REDIS,
     Build,
     Server,
     ServerFailed,
     add_builds_option,
+    add_rounds_options,
     forebay,
     redis_server,
+    rounds,
     server_at,
     turn,
 )
@@ -76,6 +78,8 @@ class Measured:
     pipeline: int
     speeds: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
+    # Of the server's main thread, per write.
+    cpu_us: list[float] = field(default_factory=list)
 
 
 def configuration(directory: Path, fsync: str, url: str, delay: str = "1s", batch: int = 1000) -> str:
@@ -116,7 +120,7 @@ def measure_writes(options: argparse.Namespace, directory: Path, postgres: Postg
         for writer in writers:
             progress.show(f"filling {writer.server.name}, {writer.mode}")
             write(writer, Load(2 * options.keys, 16, options.clients, options.keys, options.size))
-        for at in range(options.rounds):
+        for at in rounds(options):
             for pipeline in options.pipelines:
                 requests = options.requests * (4 if pipeline > 1 else 1)
                 for writer in turn(writers, at):
@@ -125,8 +129,9 @@ def measure_writes(options: argparse.Namespace, directory: Path, postgres: Postg
                     # What the last run has left to be saved must not slow this one down.
                     writer.server.call("CACHE.FLUSH", "TIMEOUT", "60000")
                     done = write(writer, Load(requests, pipeline, options.clients, options.keys, options.size))
-                    results[writer, pipeline].speeds.append(done[0])
-                    results[writer, pipeline].p99_ms.append(done[1])
+                    results[writer, pipeline].speeds.append(done.per_s)
+                    results[writer, pipeline].p99_ms.append(done.p99_ms)
+                    results[writer, pipeline].cpu_us.append(done.cpu_us)
     return list(results.values())
 
 
@@ -152,10 +157,9 @@ def start(options: argparse.Namespace, directory: Path, postgres: PostgresServer
     return writers
 
 
-def write(writer: Writer, load: Load) -> tuple[float, float]:
-    """One run: acknowledged writes per second, and the 99th percentile of their latency in milliseconds."""
-    done = run(writer.server, load, ("SET", writer.key, "x" * load.size))
-    return done.per_s, done.p99_ms
+def write(writer: Writer, load: Load) -> Run:
+    """One run of acknowledged writes."""
+    return run(writer.server, load, ("SET", writer.key, "x" * load.size))
 
 
 def measure_drain(options: argparse.Namespace, directory: Path, postgres: PostgresServer) -> dict[str, list[float]]:
@@ -166,14 +170,16 @@ def measure_drain(options: argparse.Namespace, directory: Path, postgres: Postgr
     with ExitStack() as stack:
         stack.callback(progress.clear)
         running = [drain_server(build, options, directory, postgres, stack) for build in options.builds]
-        for at in range(options.rounds + 1):
+        for server in running:
+            progress.show(f"inserting, {server.name}")
+            # Makes table and plans, too.
+            asyncio.run(_write_all(server.port, options.rows, 0))
+            drain(server)
+        for at in rounds(options):
             for server in turn(running, at):
-                progress.show(f"drain, round {at} of {options.rounds}: {server.name}")
-                asyncio.run(_write_all(server.port, options.rows, at))
-                rows_per_s = drain(server)
-                # The first one inserts, and makes table and plans.
-                if at:
-                    speeds[server.name].append(rows_per_s)
+                progress.show(f"drain, round {at + 1} of {options.rounds}: {server.name}")
+                asyncio.run(_write_all(server.port, options.rows, at + 1))
+                speeds[server.name].append(drain(server))
     return speeds
 
 
@@ -250,10 +256,17 @@ def lines_of(results: Sequence[Measured], drained: dict[str, list[float]], build
 def show(results: Sequence[Measured], lines: Sequence[Line], builds: Sequence[str]) -> str:
     """Every way of writing, then the ratios."""
     rows = [
-        (each.server, each.mode, each.pipeline, number(median(each.speeds)), f"{median(each.p99_ms):.2f}")
+        (
+            each.server,
+            each.mode,
+            each.pipeline,
+            number(median(each.speeds)),
+            f"{median(each.p99_ms):.2f}",
+            figure(median(each.cpu_us)),
+        )
         for each in results
     ]
-    speeds = [table(["SET", "mode", "pipeline", "acknowledged/s", "p99 ms"], rows)] if rows else []
+    speeds = [table(["SET", "mode", "pipeline", "acknowledged/s", "p99 ms", "cpu µs"], rows)] if rows else []
     return "\n\n".join([*speeds, summary(lines, builds)])
 
 
@@ -265,7 +278,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipelines", type=lengths, default=[1, 16], metavar="N,…", help="commands sent at once")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="an odd number is best")
+    add_rounds_options(parser)
     parser.add_argument("--requests", type=int, default=50_000, metavar="N", help="per run; ×4 in pipelines")
     parser.add_argument("--clients", type=int, default=50, metavar="N")
     parser.add_argument("--keys", type=int, default=50_000, metavar="N", help="different keys")

@@ -38,8 +38,10 @@ from bench.servers import (  # noqa: E402
     Server,
     ServerFailed,
     add_builds_option,
+    add_rounds_options,
     forebay,
     redis_server,
+    rounds,
     server_at,
     turn,
 )
@@ -55,6 +57,8 @@ _PLAIN: Final = "key:__rand_int__"
 # Keys of one command while filling.
 _AT_ONCE: Final = 500
 _ROWS: Final = "rows"
+# Of a server's lines in the plot.
+_STYLES: Final = {REDIS: ":", "interpreted": "-", "compiled": "--"}
 
 
 @dataclass
@@ -212,7 +216,7 @@ def measure(axis: str, cells: Sequence[Cell], options: argparse.Namespace, progr
     """Every command of every cell, all in turn, so that all numbers were measured under the same weather."""
     found: dict[tuple[str, str], Series] = {}
     try:
-        for at in range(options.rounds):
+        for at in rounds(options):
             for cell in turn(cells, at):
                 for name, words in cell.commands.items():
                     progress.show(f"{axis}, round {at + 1} of {options.rounds}: {number(cell.at)}, {name}")
@@ -273,21 +277,19 @@ def plot(results: Sequence[Series], path: Path) -> None:
     # Loaded when something is drawn, because it takes as long as a small bench.
     pyplot = importlib.import_module("matplotlib.pyplot")
     axes = list(dict.fromkeys(each.axis for each in results))
-    drawing, panels = pyplot.subplots(1, len(axes), figsize=(6.5 * len(axes), 4.5), squeeze=False, sharey=True)
+    # A colour for each command, a style for each server.
+    colours = {name: f"C{at}" for at, name in enumerate(dict.fromkeys(each.command for each in results))}
+    drawing, panels = pyplot.subplots(1, len(axes), figsize=(6.5 * len(axes), 4.8), squeeze=False, sharey=True)
     for axis, panel in zip(axes, panels[0], strict=True):
         for each in results:
             if each.axis == axis:
                 numbers = sorted(each.runs)
-                style = ":" if each.server == REDIS else "--" if each.server == "compiled" else "-"
-                panel.plot(
-                    numbers,
-                    [each.cost_us(at) for at in numbers],
-                    style,
-                    marker="o",
-                    label=f"{each.command}, {each.server}",
-                )
+                costs = [each.cost_us(at) for at in numbers]
+                label = f"{each.command}, {each.server}"
+                panel.plot(numbers, costs, _STYLES[each.server], color=colours[each.command], marker="o", label=label)
         panel.set_xscale("log")
-        panel.set_ylim(bottom=0)
+        # Logarithmic as well, because a managed write costs twenty times what a read does; flat is flat.
+        panel.set_yscale("log")
         panel.set_xlabel(axis)
         panel.grid(alpha=0.3)
         panel.legend(fontsize="small")
@@ -313,7 +315,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prefixes", type=counts, default=[1, 10, 100, 1000], metavar="N,…", help="rules")
     parser.add_argument("--only", choices=("keys", "prefixes"), help="one half of it")
     parser.add_argument("--few", type=int, default=10_000, metavar="N", help="keys of each kind beside many rules")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="an odd number is best")
+    add_rounds_options(parser)
     parser.add_argument("--requests", type=int, default=100_000, metavar="N", help="per run")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it; needs matplotlib (the extra `bench`)")
     add_builds_option(parser)

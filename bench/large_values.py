@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.load import Load, Run, run_test  # noqa: E402
 from bench.report import Line, figure, publish, summary  # noqa: E402
-from bench.servers import REDIS, ServerFailed, add_builds_option, servers, turn  # noqa: E402
+from bench.servers import REDIS, ServerFailed, add_builds_option, add_rounds_options, rounds, servers, turn  # noqa: E402
 from bench.table import Progress, table  # noqa: E402
 
 SIZES: Final = "1kb,8kb,64kb,512kb,8mb"
@@ -74,13 +74,11 @@ def measure(options: argparse.Namespace) -> list[Measured]:
     progress = Progress()
     with servers(options.builds) as running:
         try:
-            for each in results:
-                requests = min(_MOST, max(_FEWEST, options.volume // each.size))
-                load = Load(requests, 1, _CLIENTS, _KEYS, each.size)
-                for at in range(options.rounds):
-                    progress.show(
-                        f"{each.line.subject if each.runs else each.test}, round {at + 1} of {options.rounds}"
-                    )
+            for at in rounds(options):
+                for each in results:
+                    progress.show(f"round {at + 1} of {options.rounds}: {each.test.upper()} of {text_of(each.size)}")
+                    requests = min(_MOST, max(_FEWEST, options.volume // each.size))
+                    load = Load(requests, 1, _CLIENTS, _KEYS, each.size)
                     for server in turn(running, at):
                         each.runs.setdefault(server.name, []).append(run_test(server, load, each.test))
         finally:
@@ -112,7 +110,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=sizes, default=sizes(SIZES), metavar="SIZE,…", help=f"default: {SIZES}")
     parser.add_argument("--volume", type=bytes_of, default=bytes_of("256mb"), metavar="SIZE", help="bytes of a run")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="an odd number is best")
+    add_rounds_options(parser)
     add_builds_option(parser)
     parser.add_argument("--save", action="store_true", help="write bench/results/DATE-large_values.json and .md")
     options = parser.parse_args(arguments)

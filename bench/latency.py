@@ -31,7 +31,17 @@ from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.load import Load, run  # noqa: E402
 from bench.open_loop import Outcome, Task  # noqa: E402
 from bench.report import Line, publish, summary  # noqa: E402
-from bench.servers import REDIS, Build, Server, ServerFailed, add_builds_option, servers, turn  # noqa: E402
+from bench.servers import (  # noqa: E402
+    REDIS,
+    Build,
+    Server,
+    ServerFailed,
+    add_builds_option,
+    add_rounds_options,
+    rounds,
+    servers,
+    turn,
+)
 from bench.table import Progress, number, table  # noqa: E402
 
 HALF: Final = "half"
@@ -76,9 +86,7 @@ def perform(task: Task) -> Outcome:
 
 def task_of(server: Server, rate: float, options: argparse.Namespace, seed: int) -> Task:
     """What one run is."""
-    return Task(
-        server.port, rate, options.seconds, options.connections, options.keys, options.size, options.reads, seed
-    )
+    return Task(server.port, rate, options.length, options.connections, options.keys, options.size, options.reads, seed)
 
 
 def fill(server: Server, options: argparse.Namespace) -> None:
@@ -115,7 +123,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Measured], dict[str, floa
             half, most = half_load(running, options)
         results = [Measured(str(rate), half if rate == HALF else float(rate)) for rate in options.rates]
         try:
-            for at in range(options.rounds):
+            for at in rounds(options):
                 for each in results:
                     progress.show(f"round {at + 1} of {options.rounds}, {number(each.rate)}/s")
                     for server in turn(running, at):
@@ -155,8 +163,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", type=rates, default=[1000, 5000, HALF], metavar="N,…", help=f"per second, or {HALF}")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="an odd number is best")
-    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="of a run")
+    add_rounds_options(parser)
+    parser.add_argument("--length", type=float, default=3.0, metavar="SECONDS", help="of a run")
     parser.add_argument("--connections", type=int, default=50, metavar="N")
     parser.add_argument("--keys", type=int, default=10_000, metavar="N", help="different keys")
     parser.add_argument("--size", type=int, default=64, metavar="BYTES", help="of a value")
@@ -165,7 +173,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--save", action="store_true", help="write bench/results/DATE-latency.json and .md")
     options = parser.parse_args(arguments)
     given = [rate for rate in options.rates if rate != HALF]
-    if min(options.rounds, options.connections, options.keys, options.size, *given) < 1 or options.seconds <= 0:
+    if min(options.rounds, options.connections, options.keys, options.size, *given) < 1 or options.length <= 0:
         parser.error("numbers must be at least 1")
     if not 0 <= options.reads <= 1:
         parser.error("--reads is a share between 0 and 1")

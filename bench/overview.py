@@ -6,9 +6,10 @@
     script/bench --only plain,latency --limit 3
     script/bench --save                                  also into bench/results/
 
-Each subject is a program of bench/ in a process of its own, with the arguments that are in the table below. One that
-fails, or takes too long, is reported, and the others go on; when the time is over, the rest is named. Programs that
-measure several builds in turn are run once; the others once for each build, and have a row for each.
+Each subject is a program of bench/ in a process of its own, with the arguments that stand in this file. One that fails
+is reported, and the others go on; on a slow machine there are fewer rounds, and when the time is over, what is left is
+named. Programs that measure several builds in turn are run once; the others once for each build, and have a row for
+each.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class Subject:
     program: str
     arguments: str
     quick: str
+    # Of the whole time; and how many measurements follow each other in it, each with a time of its own. A program
+    # without any takes no --seconds, and has as many rounds as it is told.
+    share: float
+    parts: int = 1
     # It takes --builds and measures them in turn.
     has_builds: bool = True
     # From what the program saves to lines; `build` is the one that it ran with.
@@ -97,23 +102,26 @@ SUBJECTS: Final = (
     Subject(
         "plain",
         "plain",
-        "--tests set,get,incr,hset,lpush,lpop,sadd,zadd,lrange_100,mset --pipelines 1,16,100"
-        " --requests 20000 --seconds 330",
-        "--tests set,get,incr,hset,lpush,sadd,zadd --pipelines 1,16,100"
-        " --requests 6000 --keys 10000 --rounds 3 --seconds 50",
+        "--tests set,get,incr,hset,lpush,lpop,sadd,zadd,lrange_100,mset --pipelines 1,16,100 --requests 20000",
+        "--tests set,get,incr,hset,lpush,sadd,zadd --pipelines 1,16,100 --requests 6000 --keys 10000 --rounds 3",
+        share=0.3,
     ),
-    Subject("latency", "latency", "--seconds 1.5 --rates 1000,half", "--seconds 0.7 --rounds 3 --rates half"),
+    Subject("latency", "latency", "--length 1.5 --rates 1000,half", "--length 0.7 --rounds 3 --rates half", share=0.07),
     Subject(
         "durability",
         "durability",
         "--requests 20000 --keys 20000 --rows 100000",
         "--requests 6000 --keys 6000 --rows 30000 --rounds 3",
+        share=0.12,
+        parts=2,
     ),
     Subject(
         "read_through",
         "read_through",
         "--rows 20000",
         "--rows 5000 --rounds 3 --stampede 500",
+        share=0.12,
+        parts=0,
         has_builds=False,
         read=read_through_lines,
     ),
@@ -122,6 +130,8 @@ SUBJECTS: Final = (
         "read_through",
         "--managed-hits --rows 1000 --requests 100000",
         "--managed-hits --rows 1000 --requests 40000 --rounds 3",
+        share=0.05,
+        parts=0,
         has_builds=False,
         read=hit_lines,
     ),
@@ -130,19 +140,36 @@ SUBJECTS: Final = (
         "memory",
         "--shapes string_64,string_1000,hash_5,set_10,zset_10,list_10",
         "--shapes string_64,hash_5 --quick",
+        share=0.07,
+        parts=0,
         has_builds=False,
         read=memory_lines,
     ),
-    Subject("connections", "connections", "--requests 20000", "--requests 6000 --idle 1,1000 --churn 500 --rounds 3"),
-    Subject("large_values", "large_values", "--volume 64mb", "--volume 16mb --sizes 1kb,64kb,8mb --rounds 3"),
-    Subject("startup", "startup", "--rounds 5", "--rounds 3"),
+    Subject(
+        "connections",
+        "connections",
+        "--requests 20000",
+        "--requests 6000 --idle 1,1000 --churn 500 --rounds 3",
+        share=0.05,
+        parts=5,
+    ),
+    Subject(
+        "large_values", "large_values", "--volume 64mb", "--volume 16mb --sizes 1kb,64kb,8mb --rounds 3", share=0.03
+    ),
+    Subject("startup", "startup", "", "--rounds 3", share=0.02),
+    Subject("stages", "stages", "", "--rounds 1 --pipelines 1 --commands GET,SET,HSET", share=0.03),
     Subject(
         "growth",
         "growth",
         "--requests 40000 --managed-keys 10000,100000,1000000",
         "--requests 10000 --keys 10000,200000 --prefixes 1,100 --rounds 3",
+        share=0.1,
+        parts=3,
     ),
+    Subject("pauses", "pauses", "--keys 1000000", "--keys 100000 --members 100000", share=0.1, parts=0),
 )
+# Of a subject's share; the rest is for starting servers and filling them.
+_MEASURING: Final = 0.6
 
 
 # -- running ----------------------------------------------------------------------------------------------------------
@@ -174,6 +201,10 @@ def perform(subject: Subject, build: Build | None, options: argparse.Namespace, 
         os.chmod(scratch, 0o755)
         environment = {**os.environ, "FOREBAY_BENCH_RESULTS": saved, "TMPDIR": scratch}
         arguments = (subject.quick if options.quick else subject.arguments).split()
+        if subject.parts:
+            shares = sum(each.share for each in SUBJECTS if each.name in options.only)
+            seconds = 60 * options.limit * subject.share / shares / subject.parts * _MEASURING
+            arguments += ["--seconds", f"{seconds:.1f}"]
         if build is None:
             arguments += ["--builds", ",".join(each.name for each in options.builds)]
         else:

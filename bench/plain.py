@@ -15,9 +15,7 @@ ratio that counts is the median over the rounds. The processor time per command 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,11 +27,18 @@ sys.path.insert(0, str(ROOT))
 
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.load import Load, Run, run  # noqa: E402
-from bench.report import RESULTS, Line, figure, publish, summary  # noqa: E402
-from bench.servers import REDIS, Server, ServerFailed, add_builds_option, redis_server, servers, turn  # noqa: E402
+from bench.report import Line, figure, publish, summary  # noqa: E402
+from bench.servers import (  # noqa: E402
+    REDIS,
+    Server,
+    ServerFailed,
+    add_builds_option,
+    add_rounds_options,
+    rounds,
+    servers,
+    turn,
+)
 from bench.table import Progress, table  # noqa: E402
-
-__all__ = ["RESULTS", "ServerFailed", "redis_server"]
 
 _DATA: Final = "__data__"
 # What is sent, with __rand_int__ for a random number; the same as redis-benchmark's tests of these names.
@@ -100,7 +105,6 @@ def words_of(test: Iterable[str], size: int) -> list[str]:
 
 def measure(options: argparse.Namespace) -> list[Measured]:
     """Every test at every length of pipeline, everybody in turn; fewer rounds when the time is over before."""
-    end = time.monotonic() + options.seconds
     results = [Measured(test, pipeline) for pipeline in options.pipelines for test in options.tests]
     progress = Progress()
     with servers(options.builds) as running:
@@ -108,9 +112,7 @@ def measure(options: argparse.Namespace) -> list[Measured]:
             progress.show(f"filling {server.name}")
             prepare(server, options)
         try:
-            for at in range(options.rounds):
-                if at and time.monotonic() > end:
-                    break
+            for at in rounds(options):
                 for each in results:
                     progress.show(f"{each.subject}, round {at + 1} of {options.rounds}")
                     for server in turn(running, at):
@@ -143,16 +145,22 @@ def show(results: Sequence[Measured], builds: Sequence[str]) -> str:
     costs = []
     for each in results:
         runs = each.runs.values()
+        theirs = each.runs[REDIS]
         costs.append(
             (
                 each.test.upper(),
                 each.pipeline,
                 *(figure(median(run.cpu_us for run in of)) for of in runs),
+                *(
+                    f"{median(a.cpu_us / b.cpu_us for a, b in zip(theirs, each.runs[name], strict=True)):.2f}"
+                    for name in builds
+                ),
                 *(f"{median(run.p99_ms for run in of):.2f}" for of in runs),
             )
         )
     names = [REDIS, *builds]
-    columns = ["command", "pipeline", *(f"{name} cpu µs" for name in names), *(f"{name} p99 ms" for name in names)]
+    columns = ["command", "pipeline", *(f"{name} cpu µs" for name in names), *(f"cpu ratio {name}" for name in builds)]
+    columns += [f"{name} p99 ms" for name in names]
     return summary([each.line for each in results], builds) + "\n\n" + table(columns, costs)
 
 
@@ -173,14 +181,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tests", type=tests, default=["set", "get"], metavar="NAMES", help=f"all, {', '.join(TESTS)}")
     parser.add_argument("--pipelines", type=lengths, default=[1, 16], metavar="N,…", help="commands sent at once")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="an odd number is best")
+    add_rounds_options(parser)
     parser.add_argument("--requests", type=int, default=100_000, metavar="N", help="per run; ×4 at 16, ×6 beyond")
     parser.add_argument("--clients", type=int, default=50, metavar="N")
     parser.add_argument("--keys", type=int, default=100_000, metavar="N", help="different keys")
     parser.add_argument("--size", type=int, default=64, metavar="BYTES", help="of a value")
-    parser.add_argument(
-        "--seconds", type=float, default=math.inf, metavar="S", help="begin no other round after so long"
-    )
     add_builds_option(parser)
     parser.add_argument("--save", action="store_true", help="write bench/results/DATE-plain.json and .md")
     options = parser.parse_args(arguments)

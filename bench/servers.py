@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import shutil
@@ -72,6 +73,23 @@ def add_builds_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--builds", type=read_builds, default=available(), metavar="NAMES", help="interpreted, compiled; default: both"
     )
+
+
+def add_rounds_options(parser: argparse.ArgumentParser, default: int = 5) -> None:
+    """`--rounds` and `--seconds`, the same for every bench; `rounds` reads them."""
+    parser.add_argument("--rounds", type=int, default=default, metavar="N", help="an odd number is best")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, metavar="S", help="begin no other round after so long"
+    )
+
+
+def rounds(options: argparse.Namespace) -> Iterator[int]:
+    """The rounds of a measurement by number: at least one, and none that begins when the time is over."""
+    end = time.monotonic() + options.seconds
+    for at in range(options.rounds):
+        if at and time.monotonic() > end:
+            return
+        yield at
 
 
 # -- running servers --------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.report import Line, figure, publish  # noqa: E402
-from bench.servers import Build, ServerFailed, add_builds_option, turn  # noqa: E402
+from bench.servers import Build, ServerFailed, add_builds_option, add_rounds_options, rounds, turn  # noqa: E402
 from bench.stage_timing import STAGES, Task, Timing  # noqa: E402
 from bench.table import Progress, table  # noqa: E402
 
@@ -81,7 +81,7 @@ def measure(options: argparse.Namespace) -> list[Measured]:
     found: dict[tuple[str, str, int], Measured] = {}
     progress = Progress()
     try:
-        for at in range(options.rounds):
+        for at in rounds(options):
             for build in turn(options.builds, at):
                 progress.show(f"round {at + 1} of {options.rounds}, {build.name}")
                 for timing in perform(build, task):
@@ -128,7 +128,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--commands", type=commands, default=list(COMMANDS), metavar="NAMES", help=", ".join(COMMANDS))
     parser.add_argument("--pipelines", type=lengths, default=[1, 16], metavar="N,…", help="commands of a read")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="processes of each build")
+    add_rounds_options(parser, 3)
     parser.add_argument("--repeat", type=int, default=20_000, metavar="N", help="commands of a timing")
     parser.add_argument("--keys", type=int, default=10_000, metavar="N", help="different keys")
     add_builds_option(parser)

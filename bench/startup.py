@@ -32,7 +32,17 @@ sys.path.insert(0, str(ROOT))
 
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.report import Line, publish, summary  # noqa: E402
-from bench.servers import REDIS, Build, Server, ServerFailed, add_builds_option, free_port, turn  # noqa: E402
+from bench.servers import (  # noqa: E402
+    REDIS,
+    Build,
+    Server,
+    ServerFailed,
+    add_builds_option,
+    add_rounds_options,
+    free_port,
+    rounds,
+    turn,
+)
 from bench.table import Progress, table  # noqa: E402
 
 _PING: Final = b"*1\r\n$4\r\nPING\r\n"
@@ -121,17 +131,18 @@ def measure(options: argparse.Namespace) -> Measured:
     progress = Progress()
     everybody = programs(options.builds)
     try:
-        for at in range(options.rounds + 1):
-            progress.show(f"round {at} of {options.rounds}")
+        for program in everybody:
+            progress.show(f"{program.name}, for the caches")
+            start(program)
+        for at in rounds(options):
+            progress.show(f"round {at + 1} of {options.rounds}")
             for program in turn(everybody, at):
                 took_ms, busy_ms = start(program)
-                if at:
-                    measured.ready.setdefault(program.name, []).append(took_ms)
-                    measured.busy.setdefault(program.name, []).append(busy_ms)
+                measured.ready.setdefault(program.name, []).append(took_ms)
+                measured.busy.setdefault(program.name, []).append(busy_ms)
             for build in turn(options.builds, at):
                 took_ms = interpret(build, _EVERYTHING) - interpret(build, _NOTHING)
-                if at:
-                    measured.importing.setdefault(build.name, []).append(took_ms)
+                measured.importing.setdefault(build.name, []).append(took_ms)
     finally:
         progress.clear()
     return measured
@@ -163,7 +174,7 @@ def lines_of(measured: Measured) -> list[Line]:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; exits with 2 when it makes no sense."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="an odd number is best")
+    add_rounds_options(parser, 9)
     parser.add_argument("--imports", action="store_true", help="show which modules take longest")
     add_builds_option(parser)
     parser.add_argument("--save", action="store_true", help="write bench/results/DATE-startup.json and .md")
