@@ -14,7 +14,7 @@ import pytest
 
 from persistence.errors import LoadTimeout, RowVanished, StoreDown, StoreRejected, StoreTimeout
 from persistence.invalidation import FOLLOWER_FIELDS
-from persistence.managed import Counters
+from persistence.managed import COUNTERS
 from server.commands.table import COMMANDS
 from server.config_model import HttpModel, JournalModel, MemoryModel, PrefixModel, ServerModel, StoreModel
 from server.control import GAUGES
@@ -35,6 +35,7 @@ DOCUMENTS: Final = (
     "docs/decisions.md",
     "docs/durability.md",
     "docs/operations.md",
+    "docs/performance.md",
     "docs/strategies.md",
 )
 
@@ -101,7 +102,8 @@ def walk(room: str, pattern: str = "*.py") -> Iterator[Path]:
 
 def is_made_up(name: str, path: str) -> bool:
     """Files of the reader's own, and of the bench's output."""
-    return path in ("forebay.toml",) or (name == "bench/README.md" and path.startswith("bench/results"))
+    of_benches = name in ("bench/README.md", "docs/performance.md")
+    return path in ("forebay.toml",) or (of_benches and path.startswith("bench/results"))
 
 
 def test_documents_speak_of_the_product_alone() -> None:
@@ -192,6 +194,8 @@ def test_configuration_keys_that_are_named_exist(name: str) -> None:
     words = {word for code in named(name) for word in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", code)}
     words = {word for word in words if not word.startswith(("forebay_", "json_")) or word in others}
     modules = {path.stem for room in ("protocol", "eviction", "persistence", "server") for path in walk(room)}
+    # Fields of what CACHE.ADVISE says.
+    others |= set(re.findall(r'"([a-z_]+)": ', text("server/advice.py")))
     # What INFO tells of the journal, and tests, of which the loss table names one for each cell.
     others |= set(re.findall(r'"(journal_[a-z_]+)"', text("server/journaling.py")))
     tests = {
@@ -207,7 +211,7 @@ def test_every_field_about_followers_is_explained() -> None:
 
 
 def counters() -> set[str]:
-    return {*Counters.__slots__, *GAUGES}
+    return {*COUNTERS, *GAUGES}
 
 
 def test_every_counter_is_explained() -> None:

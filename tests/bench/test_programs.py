@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import shutil
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import overview, report
+from bench import growth, overview, report
+from bench.growth import KEYS, PREFIXES
+from bench.load import Run
 from bench.overview import Subject
 from bench.report import read_line
-from bench.servers import INTERPRETED, Server, servers
+from bench.servers import INTERPRETED, Server, rounds, servers
 
 pytestmark = pytest.mark.skipif(shutil.which("redis-benchmark") is None, reason="redis-benchmark is not installed")
 
@@ -53,7 +56,7 @@ def rows(shown: str) -> dict[str, list[str]]:
         ),
         (
             "latency",
-            "--rates 500,half --seconds 0.1 --connections 4 --keys 100",
+            "--rates 500,half --length 0.1 --connections 4 --keys 100",
             ["redis", "latency p50, 500/s", "latency p99, half load", "latency p99.9, half load"],
         ),
         (
@@ -92,6 +95,15 @@ def test_startup_prints_its_table(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert {"start to the first PONG", "processor time of a start", "processor time of importing"} <= set(shown)
 
 
+def test_stages_prints_its_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--commands", "GET,ZADD", "--pipelines", "1,3", "--repeat", "200", "--keys", "10")
+    assert run("stages", *ONE, *arguments, monkeypatch=monkeypatch) == 0
+    shown = rows(capsys.readouterr().out)
+    # The last row of a command: with the longest pipeline.
+    assert shown["ZADD"][:2] == ["3", "interpreted"]
+    assert all(float(cell) > 0 for cell in shown["GET"][2:])
+
+
 def test_growth_prints_its_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--keys", "600", "--prefixes", "2", "--few", "100", "--requests", "200")
     assert run("growth", *ONE, *arguments, monkeypatch=monkeypatch) == 0
@@ -111,13 +123,23 @@ def test_durability_measures_every_promise_and_the_drain(
     assert "≥ 40 000" in shown["drain to PostgreSQL"]
 
 
+@pytest.mark.skipif(not growth.can_plot(), reason="matplotlib (the extra `bench`) is not installed")
+def test_growth_is_drawn(tmp_path: Path) -> None:
+    runs = {at: [Run(1000.0, 1.0, 2.0)] for at in (10, 1000)}
+    results = [
+        growth.Series(axis, name, "plain GET", runs) for axis in (KEYS, PREFIXES) for name in ("redis", "compiled")
+    ]
+    growth.plot(results, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_overview_reports_what_fails_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     subjects = (
-        Subject("missing", "no_such_program", "", ""),
-        Subject("silent", "table", "", ""),
-        Subject("large_values", "large_values", "", "--sizes 1kb --volume 10kb --rounds 1"),
+        Subject("missing", "no_such_program", "", "", 0.1),
+        Subject("silent", "table", "", "", 0.1),
+        Subject("large_values", "large_values", "", "--sizes 1kb --volume 10kb --rounds 1", 0.8),
     )
     monkeypatch.setattr(overview, "SUBJECTS", subjects)
     monkeypatch.setattr(overview, "RESULTS", tmp_path)
@@ -141,8 +163,16 @@ def test_subject_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> Non
     assert not Path(f"/proc/{shown.split()[0]}").exists()
 
 
+def test_no_round_begins_when_the_time_is_over_but_the_first() -> None:
+    def counted(seconds: float) -> list[int]:
+        return list(rounds(argparse.Namespace(rounds=3, seconds=seconds)))
+
+    assert counted(1000.0) == [0, 1, 2]
+    assert counted(0.0) == [0]
+
+
 def test_subjects_behind_the_time_limit_are_named_and_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overview, "SUBJECTS", (Subject("plain", "plain", "", ""),))
+    monkeypatch.setattr(overview, "SUBJECTS", (Subject("plain", "plain", "", "", 1.0),))
     options = overview.parse(["--limit", "0.0001", "--builds", "interpreted", "--only", "plain"])
     (done,) = overview.perform_all(options, lambda results: None)
     assert done.failure == "not begun: the time was over"
@@ -152,7 +182,9 @@ def test_subjects_behind_the_time_limit_are_named_and_not_begun(monkeypatch: pyt
 def test_arguments_of_the_overview_are_ones_that_the_program_takes(subject: Subject) -> None:
     parse = importlib.import_module(f"bench.{subject.program}").parse
     for arguments in (subject.arguments, subject.quick):
-        parse([*arguments.split(), *(["--builds", "interpreted"] if subject.has_builds else []), "--save"])
+        builds = ["--builds", "interpreted"] if subject.has_builds else []
+        seconds = ["--seconds", "9"] if subject.parts else []
+        parse([*arguments.split(), *builds, *seconds, "--save"])
 
 
 def test_results_of_programs_of_another_form_become_lines() -> None:
