@@ -63,12 +63,21 @@ class Filler:
             sent += len(batch)
         return sent
 
+    def exchange(self, commands: Sequence[Sequence[Word]]) -> list[object]:
+        """A batch; its replies, errors among them."""
+        self._socket.sendall(b"".join([encoded(words) for words in commands]))
+        return [self._read() for _ in commands]
+
     def _reply(self) -> object:
+        reply = self._read()
+        if isinstance(reply, hiredis.HiredisError):
+            raise CommandFailed(str(reply))
+        return reply
+
+    def _read(self) -> object:
         while True:
-            reply = self._reader.gets()
+            reply: object = self._reader.gets()
             if reply is not False:
-                if isinstance(reply, hiredis.HiredisError):
-                    raise CommandFailed(str(reply))
                 return reply
             received = self._socket.recv(1 << 16)
             if not received:

@@ -107,7 +107,7 @@ class Background:
         keyspace = self._keyspace
         maxmemory = keyspace.maxmemory
         reserve = self._headroom.adjust(maxmemory, keyspace.used(), resident_bytes()) if maxmemory else 0
-        keyspace.survey(reserve)
+        keyspace.survey(reserve, sum([prefix.keys for prefix in self._engine.prefixes.values()]))
 
     def _dig(self) -> bool:
         # One slice of freeing what no key holds any more; is there more?

@@ -74,8 +74,14 @@ class AccessTrace:
     def __len__(self) -> int:
         return len(self._marks)
 
-    def clear(self) -> None:
-        """Forget all: the prefixes have other numbers now."""
+    def use(self, placement: Placement | None) -> None:
+        """Let this one name prefixes; when they have other numbers now, what was noted is forgotten."""
+        before, self.placement = self.placement, placement
+        heads = [share.head for share in placement.shares] if placement is not None else []
+        if before is None or heads != [share.head for share in before.shares]:
+            self._clear()
+
+    def _clear(self) -> None:
         self._fingerprints = array("I")
         self._weights = array("I")
         self._marks = array("I")

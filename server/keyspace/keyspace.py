@@ -19,7 +19,7 @@ from server.keyspace.resettling import Resettling
 from server.keyspace.shard import TABLES, Ledger, Shard, is_dirty
 from server.keyspace.shard_group import ShardGroup
 from server.keyspace.terms import NOEVICTION, Terms
-from server.keyspace.weights import TIMED_OVERHEAD
+from server.keyspace.weights import LEASE_OVERHEAD, TIMED_OVERHEAD
 
 # Evictions that one write is charged with, about a millisecond: when more is to go, because the limit was lowered or
 # a large value came, the next writes and the server's pulse go on.
@@ -163,12 +163,13 @@ class Keyspace:
     def _held(self) -> int:
         return self.shared.tally.bytes + self._ledger.own_bytes
 
-    def survey(self, reserve: int) -> None:
-        """Count anew what wheels and policies take, and keep `reserve` bytes of the limit free. O(shards)."""
+    def survey(self, reserve: int, leases: int = 0) -> None:
+        """Count anew what wheels, policies and so many leases take, and keep `reserve` bytes of the limit free.
+        O(shards)."""
         timed = sum([database.volatile() for database in self.opened])
         groups = [self.shared, *self.own.values()]
         ordering = sum([policy.stats().overhead_bytes for group in groups for policy in group.policies])
-        self._structures = TIMED_OVERHEAD * timed + ordering
+        self._structures = TIMED_OVERHEAD * timed + LEASE_OVERHEAD * leases + ordering
         self.reserve = reserve
         self._set_ceiling()
 
@@ -200,8 +201,7 @@ class Keyspace:
     def partition(self, shares: list[Share]) -> None:
         """These prefixes are all that the rules name, in matching order; some have terms of their own."""
         if self.trace is not None:
-            self.trace.placement = Placement(shares) if shares else None
-            self.trace.clear()
+            self.trace.use(Placement(shares) if shares else None)
         placement = Placement(shares) if any(share.terms is not None for share in shares) else None
         if placement is not None or self._placement is not None:
             before = self._placement.shares if self._placement is not None else []
@@ -216,8 +216,9 @@ class Keyspace:
         self.shared.terms = self.terms
         if shared_anew:
             self.shared.leave()
+        kept = set(self.own.values())
         for group in before.values():
-            if group.own is not None and group not in self.own.values():
+            if group.own is not None and group not in kept:
                 group.own.limit = 0
         if shared_anew or placed_anew or before != self.own:
             for database in self.opened:
@@ -286,7 +287,9 @@ class Keyspace:
 
         O(1) while nothing is over its limit. What takes more than a slice goes on with the next call.
         """
-        if self._held() <= self._ceiling and not self._ledger.over:
+        ledger = self._ledger
+        # `_held`, written out.
+        if self.shared.tally.bytes + ledger.own_bytes <= self._ceiling and not ledger.over:
             return True
         if not self._expire_first():
             return True

@@ -18,6 +18,8 @@ ENTRY_OVERHEAD: Final = 190
 STRING_OVERHEAD: Final = ENTRY_OVERHEAD + 2 * BYTES_OVERHEAD
 # What a time to live adds to a key: its deadline, its second, its record in the wheel.
 TIMED_OVERHEAD: Final = 32 + 32 + 36
+# What being the copy of a row adds to a key: its lease, with the numbers in that.
+LEASE_OVERHEAD: Final = 320
 # An empty dict; and a field's share of it at average fill.
 DICT_OVERHEAD: Final = 106
 FIELD_OVERHEAD: Final = 48 + 2 * BYTES_OVERHEAD

@@ -303,6 +303,44 @@ def test_available_memory_reads_cgroup_v1_as_a_container_sees_it(tmp_path: Path)
     assert available_memory(tmp_path) == 8192
 
 
+@pytest.mark.parametrize(
+    ("groups", "limits", "expected"),
+    [
+        # Version 2, nested: the tightest of all levels, whoever set it.
+        (
+            "0::/k8s/pod/box",
+            {"memory.max": "max", "k8s/pod/memory.max": "8192", "k8s/pod/box/memory.max": "9000"},
+            8192,
+        ),
+        # A container of its own name space sees itself as the root.
+        ("0::/", {"memory.max": "4096"}, 4096),
+        # The path names something on the host, which is not mounted here.
+        ("0::/../host.slice/box", {"memory.max": "4096"}, 4096),
+        # Version 1, nested, among other controllers.
+        (
+            "9:cpu,memory:/docker/box\n1:name=systemd:/docker/box",
+            {"memory/memory.limit_in_bytes": "9223372036854771712", "memory/docker/box/memory.limit_in_bytes": "8192"},
+            8192,
+        ),
+        # Both at once, where version 2 does not have the memory.
+        ("4:memory:/box\n0::/box", {"memory/box/memory.limit_in_bytes": "4096"}, 4096),
+        # What cannot be read as a number does not bind.
+        ("0::/box", {"memory.max": "", "box/memory.max": "max"}, None),
+    ],
+)
+def test_available_memory_on_a_tree_of_groups(
+    tmp_path: Path, groups: str, limits: dict[str, str], expected: int | None
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(groups + "\n")
+    for name, content in limits.items():
+        file = tmp_path / "sys/fs/cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content + "\n")
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert available_memory(tmp_path) == (expected or physical)
+
+
 def test_available_memory_without_limits_is_the_machines(tmp_path: Path) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text("4:memory:/\n")

@@ -19,6 +19,7 @@ from server.keyspace.values.list_value import ListValue
 from server.keyspace.values.member_set import MemberSet
 from server.keyspace.values.sorted_set import SortedSet
 from server.keyspace.values.stream import Stream, revive_stream
+from server.keyspace.values.walked_hash import WalkedHash
 from server.keyspace.weights import BYTES_OVERHEAD, DEADLINE_OVERHEAD, DICT_OVERHEAD, FIELD_OVERHEAD
 
 
@@ -180,9 +181,9 @@ def weigh(kind: int, value: object) -> int:
 
 def parts(value: object) -> list[object]:
     """The containers that a live value consists of, for taking it apart; it must not be used thereafter."""
-    if isinstance(value, (MemberSet, SortedSet, ListValue, Stream)):
+    if isinstance(value, (MemberSet, SortedSet, ListValue, Stream, WalkedHash)):
         return value.parts()
-    # A hash, or a table of keys, is its own container.
+    # Another hash, or a table of keys, is its own container.
     return [value]
 
 

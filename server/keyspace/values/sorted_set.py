@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, ItemsView, Iterator
 from typing import Final
 
+from server.keyspace.values.places import Places
 from server.keyspace.values.score_order import ScoreOrder
 from server.keyspace.weights import SCORED_OVERHEAD, SORTED_SET_OVERHEAD
 
@@ -26,13 +27,15 @@ _LAZY: Final = 512
 class SortedSet:
     """Distinct members, each with a score. `scores` may be read but is changed by methods alone."""
 
-    __slots__ = ("_order", "scores")
+    __slots__ = ("_order", "_places", "scores")
 
     def __init__(self, scores: dict[bytes, float]) -> None:
         # Taken over, not copied.
         self.scores = scores
         # None until somebody asks for order.
         self._order: ScoreOrder | None = None
+        # None until somebody walks.
+        self._places: Places | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -68,11 +71,15 @@ class SortedSet:
         copy = SortedSet(dict(self.scores))
         if self._order is not None:
             copy._order = self._order.copy(copy.scores)
+        if self._places is not None:
+            copy._places = self._places.copy(copy.scores)
         return copy
 
     def parts(self) -> list[object]:
         """The containers that its members are in, for taking it apart."""
-        return [self.scores] if self._order is None else [self.scores, *self._order.parts()]
+        order = self._order.parts() if self._order is not None else []
+        places = self._places.parts() if self._places is not None else []
+        return [self.scores, *order, *places]
 
     def weight(self) -> int:
         """Estimated bytes of the whole set. O(n)."""
@@ -88,6 +95,8 @@ class SortedSet:
             if old is not None:
                 order.remove(old, member)
             order.add(score, member)
+        if self._places is not None and member not in self.scores:
+            self._places.added(member)
         self.scores[member] = score
         if order is None and len(self.scores) == _LAZY:
             self._sort()
@@ -100,6 +109,8 @@ class SortedSet:
         if self._order is not None:
             self._order.remove(score, member)
         del self.scores[member]
+        if self._places is not None:
+            self._places.removed(member)
         return True
 
     def take(self, first: int, end: int) -> list[tuple[float, bytes]]:
@@ -108,6 +119,8 @@ class SortedSet:
         taken = order.take(first, end)
         for _, member in taken:
             del self.scores[member]
+            if self._places is not None:
+                self._places.removed(member)
         return taken
 
     def _sort(self) -> ScoreOrder:
@@ -179,7 +192,15 @@ class SortedSet:
             end = order.rank(score, high) + (not without_high and self.scores.get(high) == score)
         return first, end
 
+    def walk(self, left: int, count: int) -> tuple[int, list[bytes]]:
+        """One step of a walk backwards, in no order of scores (`Places.walk`). O(count)."""
+        if self._places is None:
+            self._places = Places(self.scores)
+        return self._places.walk(left, count)
+
     def check(self) -> None:
         """Assert the invariants."""
         if self._order is not None:
             self._order.check()
+        if self._places is not None:
+            self._places.check()

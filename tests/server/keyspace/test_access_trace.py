@@ -30,13 +30,24 @@ def test_ring_keeps_the_newest_in_order() -> None:
     assert list(trace.accesses()) == [
         Access(crc32(b"%d" % number), number, 0, number % 2 == 0) for number in range(15, 25)
     ]
-    trace.clear()
+    trace.use(None)
     assert list(trace.accesses()) == []
+
+
+def test_what_was_noted_stays_while_the_prefixes_have_their_numbers() -> None:
+    trace = AccessTrace(frozenset((0,)))
+    shares = [Share("a:{id}", b"a:", None), Share("b:", b"b:", None)]
+    trace.use(Placement(shares))
+    trace.note(b"b:1", 10, True)
+    trace.use(Placement([Share("a:{id}", b"a:", Terms(100_000, "lru")), shares[1]]))
+    assert [access.prefix for access in trace.accesses()] == [2]
+    trace.use(Placement([shares[1]]))
+    assert len(trace) == 0
 
 
 def test_access_has_the_number_of_its_prefix_and_a_weight_that_fits() -> None:
     trace = AccessTrace(frozenset((0,)))
-    trace.placement = Placement([Share("a:b:", b"a:b:", None), Share("a:{id}", b"a:", None)])
+    trace.use(Placement([Share("a:b:", b"a:b:", None), Share("a:{id}", b"a:", None)]))
     for key in (b"a:b:1", b"a:1", b"other", b"a"):
         trace.note(key, 1 << 40, True)
     assert [access.prefix for access in trace.accesses()] == [1, 2, 0, 0]

@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 
 from eviction.registry import POLICIES
+from persistence.breaker import Breaker
 from persistence.change import HASH, NEVER, STRING
 from persistence.lease import Lease
 from persistence.managed import ManagedPrefix
 from persistence.prefixes import PrefixRule, Template
+from server.clock import SystemClock
 from server.keyspace.database import Database
 from server.keyspace.entry import Entry
 from server.keyspace.keyspace import EVICTION_SLICE, Keyspace
@@ -259,6 +261,23 @@ def test_new_prefix_takes_its_keys_and_a_prefix_that_goes_gives_them_back() -> N
     assert database.placement is None
 
 
+def test_prefix_that_shares_the_policy_follows_when_that_changes() -> None:
+    shares = (Share("user:{id}", b"user:", Terms(30_000, "")), Share("own:", b"own:", Terms(30_000, "lfu")))
+    keyspace = keyspace_of(Terms(1_000_000, "lru"), *shares)
+    database = keyspace.database(0)
+    for number in range(60):
+        put(database, b"user:%d" % number)
+        put(database, b"own:%d" % number)
+    own = keyspace.own[2]
+    keyspace.limit(Terms(1_000_000, "sieve", True))
+    assert keyspace.own[2] is own
+    assert keyspace.own[1].terms == Terms(30_000, "sieve")
+    settle(keyspace)
+    check(keyspace)
+    assert keyspace.own[1].tally.bytes == bytes_of(database, b"user:") > 0
+    assert keyspace.own[2].tally.bytes == bytes_of(database, b"own:") > 0
+
+
 def test_budget_alone_changes_without_a_move() -> None:
     keyspace = keyspace_of(Terms(1_000_000, "lru"), Share("user:{id}", b"user:", OWN))
     database = keyspace.database(0)
@@ -272,11 +291,36 @@ def test_budget_alone_changes_without_a_move() -> None:
     check(keyspace)
 
 
+def test_budget_that_was_lowered_by_much_is_reached_in_slices_at_once() -> None:
+    keyspace = keyspace_of(Terms(), Share("user:{id}", b"user:", Terms(10_000_000, "lru")))
+    database = keyspace.database(0)
+    for number in range(2000):
+        put(database, b"user:%d" % number)
+    keyspace.partition([Share("user:{id}", b"user:", Terms(20_000, "lru"))])
+    assert keyspace.make_room()
+    assert len(database) == 2000 - EVICTION_SLICE
+    settle(keyspace)
+    assert bytes_of(database, b"user:") <= 20_000
+
+
+def test_room_is_what_the_prefix_and_everything_together_have_left() -> None:
+    keyspace = keyspace_of(Terms(100_000, "lru"), Share("user:{id}", b"user:", Terms(50_000, "lru")))
+    database = keyspace.database(0)
+    assert keyspace.has_room("user:{id}", 0.9)
+    while bytes_of(database, b"user:") < 45_000:
+        put(database, b"user:%d" % len(database))
+    assert not keyspace.has_room("user:{id}", 0.9)
+    assert keyspace.has_room("other", 0.9)
+    while keyspace.used() < 90_000:
+        put(database, b"plain:%d" % len(database))
+    assert not keyspace.has_room("other", 0.9)
+
+
 # -- what goes first --------------------------------------------------------------------------------------------------
 
 
 def leased(database: Database, key: bytes, until_ms: int, stale_ms: int, dirty_seq: int = 0) -> Lease:
-    prefix = ManagedPrefix(PrefixRule(Template("user:{id}")), None, None)  # type: ignore[arg-type]
+    prefix = ManagedPrefix(PrefixRule(Template("user:{id}")), None, Breaker("", SystemClock(), random.Random(0)))
     entry = database.install(key, STRING, b"x" * 100, until_ms)
     made = entry.lease = Lease(prefix, database.now_ms, 0.0, until_ms, until_ms)
     made.stale_until_ms = until_ms + stale_ms

@@ -7,10 +7,12 @@ import random
 import pytest
 
 from eviction.registry import POLICIES
+from persistence.breaker import Breaker
 from persistence.change import HASH, NEVER, STRING
 from persistence.lease import Lease
 from persistence.managed import ManagedPrefix
 from persistence.prefixes import PrefixRule, Template
+from server.clock import SystemClock
 from server.keyspace.database import Database
 from server.keyspace.keyspace import Keyspace
 from server.keyspace.overlay import Overlay
@@ -237,7 +239,7 @@ def test_overlay_changes_nothing_until_it_is_published() -> None:
 
 def lease(database: Database, key: bytes, until_ms: int, stale_ms: int) -> Lease:
     """Make a copy of a row of a key: it lapses at `until_ms` and may be served stale for `stale_ms` more."""
-    prefix = ManagedPrefix(PrefixRule(Template("k:{id}")), None, None)  # type: ignore[arg-type]
+    prefix = ManagedPrefix(PrefixRule(Template("k:{id}")), None, Breaker("", SystemClock(), random.Random(0)))
     entry = database.install(key, STRING, b"v", until_ms)
     made = entry.lease = Lease(prefix, database.now_ms, 0.0, until_ms, until_ms)
     made.stale_until_ms = until_ms + stale_ms

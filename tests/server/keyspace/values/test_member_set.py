@@ -16,13 +16,7 @@ def names(first: int, end: int) -> list[bytes]:
 
 def check(value: MemberSet) -> None:
     """The index, where there is one, holds each member once and nothing but members and those noted as gone."""
-    index = value._index
-    if index is None:
-        assert not value._gone
-        return
-    assert len(index) == len(set(index))
-    assert set(index) == value.members | value._gone
-    assert not value.members & value._gone
+    value.check()
 
 
 def test_it_equals_its_plain_form_and_its_like() -> None:
