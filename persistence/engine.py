@@ -710,8 +710,13 @@ class Engine:
         self._quarantine[target.key] = now + straggling_ms(store)
 
     def has_quarantine(self) -> bool:
-        """Is any key's outcome unknown?"""
-        return bool(self._quarantine)
+        """Is any key's outcome unknown? Those whose time is over leave; the oldest come first."""
+        while self._quarantine:
+            key, until = next(iter(self._quarantine.items()))
+            if until > self.clock.now_ms():
+                return True
+            del self._quarantine[key]
+        return False
 
     def _is_quarantined(self, key: bytes) -> bool:
         until = self._quarantine.get(key) if self._quarantine else None

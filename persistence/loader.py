@@ -497,8 +497,7 @@ class Loader:
             self._land(flight)
 
     def _land(self, flight: Flight) -> None:
-        key = flight.target.key
-        if flight.fenced or key in self._writing:
+        if flight.fenced or (self._writing and flight.target.key in self._writing):
             flight.target.prefix.counters.loads_fenced += 1
             if flight.refresh:
                 self._installer.overtaken(flight)

@@ -33,8 +33,9 @@ class ShortLoad:
     def absent(self, keys: list[bytes]) -> list[Target] | None:
         """What a read of these keys has to load, each key once; None for the long road. Raises Unmapped."""
         engine = self._engine
-        if engine.has_quarantine() or engine.loader.joint:
+        if engine.has_quarantine():
             return None
+        joint = engine.loader.joint
         memory = engine.memory
         now = memory.now_ms
         targets: list[Target] = []
@@ -54,7 +55,7 @@ class ShortLoad:
                 return None
             if not rule.loads:
                 continue
-            if target.row_key == () or key in prefix.negatives:
+            if target.row_key == () or key in prefix.negatives or key in joint:
                 return None
             targets.append(target)
         return targets
@@ -79,7 +80,10 @@ class ShortLoad:
             target = flight.target
             entry = engine.memory.held(target.key)
             if entry is not None:
-                if not is_current(entry, now):
+                # (What has just been installed is seen without a call.)
+                lease = entry.lease
+                fresh = lease is not None and entry.soft_ms > now and lease.generation == target.prefix.generation
+                if not fresh and not is_current(entry, now):
                     return False
                 continue
             if flight.error is not None or not flight.done:

@@ -109,7 +109,8 @@ class Misses:
             session.db = self._memory
         if self._engine.undurable is not None:
             runner.hold(session, keys)
-        self._keyspace.make_room()
+        if self._keyspace.limited:
+            self._keyspace.make_room()
         if self._blocking.ready:
             self._blocking.serve()
         return reply

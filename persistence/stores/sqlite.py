@@ -42,6 +42,9 @@ T = TypeVar("T")
 _OLDEST: Final = (3, 35, 0)
 # More readers than this only wait for each other: Python runs one at a time outside SQLite itself.
 _MAX_READERS: Final = 4
+# Statements kept ready on a connection. Each also keeps the values that it was last run with, and statements of many
+# rows differ by their number: with hundreds of them that is tens of megabytes.
+_CACHED_STATEMENTS: Final = 16
 # The clock is read every so many steps of SQLite's machine: well under a millisecond.
 _STEPS_PER_LOOK: Final = 20_000
 # Rows per statement: longer texts take longer to parse than they save (measured: flat from 200 to 2,000 rows).
@@ -161,7 +164,7 @@ class _Lane:
             timeout=self._timeout_s or 5.0,
             isolation_level=None,
             check_same_thread=False,
-            cached_statements=256,
+            cached_statements=_CACHED_STATEMENTS,
         )
         try:
             connection.execute("PRAGMA journal_mode = WAL")

@@ -66,10 +66,16 @@ def counters(node: Node, name: str = "user:{id:int}") -> Any:
 
 async def test_thousand_concurrent_gets_of_a_cold_key_are_one_statement(shop: Shop, start: Start) -> None:
     await shop.execute("insert into users (id, name) values (1, 'Ada')")
-    node, client = await start(READ_THROUGH, max_connections=1000)
-    names = await asyncio.gather(*(client.hget("user:1", "name") for _ in range(1000)))
-    assert names == ["Ada"] * 1000
+    node, _ = await start(prefix("user:{id:int}", read="read-through", load_timeout="60s", **USERS))
+    # All are connected before the first asks.
+    clients = [await asyncio.open_connection("127.0.0.1", node.listener.port) for _ in range(1000)]
+    for _, writer in clients:
+        writer.write(b"HGET user:1 name\r\n")
+    answers = await asyncio.gather(*(reader.readexactly(9) for reader, _ in clients))
+    assert answers == [b"$3\r\nAda\r\n"] * 1000
     assert counters(node).load_statements == 1
+    for _, writer in clients:
+        writer.close()
 
 
 async def test_cold_mget_of_hundred_keys_is_one_statement(shop: Shop, start: Start) -> None:
@@ -199,7 +205,8 @@ async def test_ten_thousand_keys_loaded_together_expire_spread_over_ten_percent(
     for block in range(10):
         values = ", ".join(f"({number}, 'n')" for number in range(block * 1000, block * 1000 + 1000))
         await shop.execute(f"insert into users (id, name) values {values}")
-    node, client = await start(prefix("user:{id:int}", read="read-through", ttl="1000s", **USERS))
+    rule = prefix("user:{id:int}", read="read-through", ttl="1000s", load_timeout="60s", **USERS)
+    node, client = await start(rule)
     pipeline = client.pipeline(transaction=False)
     for number in range(10_000):
         pipeline.hlen(f"user:{number}")

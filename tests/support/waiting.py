@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from persistence.parked import Parked
@@ -32,7 +33,25 @@ async def finished(session: Session) -> object:
         if not isinstance(waiting, Parked):
             return await waiting
         turn: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        waiting.answer_to(lambda reply, turn=turn: None if turn.done() else turn.set_result(reply))  # type: ignore[misc]
-        reply = await turn
+        waiting.answer_to(partial(_tell, session, turn))
+        try:
+            reply = await turn
+        except asyncio.CancelledError:
+            _forget(session)
+            raise
         if session.waiting is None:
             return reply
+
+
+def _tell(session: Session, turn: asyncio.Future[object], reply: object) -> None:
+    if turn.done():
+        _forget(session)
+    else:
+        turn.set_result(reply)
+
+
+def _forget(session: Session) -> None:
+    # Nobody waits any more for what is left of the command.
+    waiting, session.waiting = session.waiting, None
+    if waiting is not None:
+        waiting.close()
