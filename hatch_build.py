@@ -25,9 +25,8 @@ import tempfile
 import tomllib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
@@ -39,8 +38,7 @@ _OPTIMIZATION: Final = "2"
 _FLAGS: Final = ("-fPIC", "-fvisibility=hidden", "-DNDEBUG", "-fwrapv")
 
 
-@dataclass(frozen=True)
-class Extension:
+class Extension(NamedTuple):
     """What becomes one extension module."""
 
     name: str
