@@ -121,6 +121,11 @@ def _write(pieces: list[bytes], large: list[int], reply: object, protocol: int) 
                 pieces.append(CRLF)
             elif item is None:
                 pieces.append(b"$-1\r\n" if protocol < 3 else b"_\r\n")
+            elif isinstance(item, float):
+                text = double_text(item)
+                pieces.append(BULK_HEADERS[len(text)] if protocol < 3 else b",")
+                pieces.append(text)
+                pieces.append(CRLF)
             elif isinstance(item, bool):
                 if protocol < 3:
                     pieces.append(b":1\r\n" if item else b":0\r\n")
@@ -133,9 +138,6 @@ def _write(pieces: list[bytes], large: list[int], reply: object, protocol: int) 
                 if len(item) < _SEVERAL or not _alike(pieces, large, item):
                     inner = iter(item)
                     break
-            elif isinstance(item, float):
-                text = double_text(item)
-                pieces.append(bulk(text) if protocol < 3 else b",%b\r\n" % text)
             elif isinstance(item, (Status, Error)):
                 pieces.append(item.wire)
             elif isinstance(item, Map):

@@ -483,6 +483,7 @@ class Node:
         yield "used_memory_peak", peak
         yield "used_memory_peak_human", human_bytes(peak)
         yield from self.limits.info()
+        yield "mem_reserve", self.keyspace.reserve
         yield from self.scripting.info_memory()
         yield "mem_fragmentation_ratio", f"{resident / used if used else 0:.2f}"
 

@@ -22,7 +22,7 @@ LEAST: Final = 128 << 20
 # Of maxmemory: where growth is stopped, below which room is given back, and what may be set aside at most.
 LIMIT: Final = 1.05
 _ROOMY: Final = 0.98
-MOST: Final = 0.4
+MOST: Final = 0.5
 # Of what is too much, or of what is free, the part by which the reserve changes at a time.
 _STEP: Final = 16
 

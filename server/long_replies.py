@@ -1,6 +1,6 @@
 """Replies of very many elements, encoded a slice at a time while others are served; and KEYS, which also has to look.
 
-A million elements take a third of a second to encode: whoever asked for them waits, but nobody else should. Such a reply
+A million elements take a third of a second to encode: whoever asked for them waits, nobody else should. Such a reply
 is a list of its own by the time it comes here, so nothing that happens meanwhile changes it. It is emptied on the way,
 and it leaves as it was encoded, in chunks: letting go of the whole list at once, or joining the chunks, would each take
 30 ms again.

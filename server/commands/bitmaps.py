@@ -13,6 +13,7 @@ from protocol.replies import Error
 from server.commands.args import MAX_STRING, check_length, integer, parse_integer
 from server.commands.context import Context
 from server.commands.spec import DENYOOM, FAST, FIRST, READ, WRITE, command
+from server.commands.splice import spliced
 from server.errors import SYNTAX, WRONG_TYPE, CommandError
 from server.keyspace.entry import Entry
 
@@ -78,7 +79,7 @@ def setbit(ctx: Context, argv: list[bytes]) -> object:
     was = old[at] if at < len(old) else 0
     becomes = was | mask if argv[3] == b"1" else was & ~mask
     if becomes != was or at >= len(old):
-        new = b"".join((old[:at].ljust(at, b"\0"), bytes((becomes,)), old[at + 1 :]))
+        new = spliced(old, at, bytes((becomes,)))
         ctx.db.put(argv[1], STRING, new, NEVER if entry is None else entry.deadline_ms, b"setbit")
     return 1 if was & mask else 0
 

@@ -16,6 +16,7 @@ from server.commands.context import Context
 from server.commands.spec import DENYOOM, FAST, FIRST, READ, WRITE, command
 from server.errors import WRONG_TYPE, CommandError, invalid_expire
 from server.keyspace.entry import Entry
+from server.keyspace.values.walked_hash import WalkedHash
 from server.keyspace.weights import DEADLINE_OVERHEAD, field_weight
 
 # The latest deadline that Redis can note for a field.
@@ -26,6 +27,9 @@ _NEGATIVE: Final = Error("ERR invalid expire time, must be >= 0")
 _NO_NUMBER: Final = Error("ERR Parameter `numFields` should be greater than 0")
 _NOT_POSITIVE: Final = Error("ERR Number of fields must be a positive integer")
 _MISCOUNTED: Final = Error("ERR The `numfields` parameter must match the number of arguments")
+
+# In a hash of so many fields an index saves nothing.
+_SKIPPED: Final = 512
 
 _NX: Final = 1
 _XX: Final = 2
@@ -53,6 +57,19 @@ def living(ctx: Context, entry: Entry) -> dict[bytes, bytes]:
     if type(fields) is not dict:
         ctx.db.expire_fields(entry, wall_ms(ctx))
     return fields
+
+
+def walked_hash(entry: Entry) -> WalkedHash | None:
+    """A large hash with an index of its fields, made if need be. None: it is small, a copy of a row, or has fields that
+    run out; then it is walked as the dictionary that it is."""
+    fields = entry.value
+    if isinstance(fields, WalkedHash):
+        return fields
+    assert isinstance(fields, dict)
+    if type(fields) is not dict or len(fields) <= _SKIPPED or entry.lease is not None:
+        return None
+    entry.value = walked = WalkedHash(fields)
+    return walked
 
 
 def forget_deadlines(fields: dict[bytes, bytes], names: list[bytes]) -> int:

@@ -13,7 +13,7 @@ from persistence.change import HASH, NEVER
 from protocol.replies import OK, Error, Map
 from server.commands.args import INT64_MAX, INT64_MIN, integer, integer_between, long_double, parse_integer
 from server.commands.context import Context
-from server.commands.hash_lifetimes import forget_deadlines, living
+from server.commands.hash_lifetimes import forget_deadlines, living, walked_hash
 from server.commands.numerals import parse_long_double
 from server.commands.spec import DENYOOM, FAST, FIRST, READ, WRITE, command
 from server.errors import (
@@ -28,6 +28,8 @@ from server.errors import (
 )
 from server.keyspace.database import Database
 from server.keyspace.entry import Entry
+from server.keyspace.values.places import Places
+from server.keyspace.values.walked_hash import WalkedHash
 from server.keyspace.weights import FIELD_OVERHEAD, field_weight
 
 _NOT_FINITE: Final = Error("ERR value is NaN or Infinity")
@@ -426,7 +428,7 @@ def hstrlen(ctx: Context, argv: list[bytes]) -> object:
     group="hash",
     since="6.2.0",
     summary="Random fields of a hash: different ones for a count above zero, possibly repeated ones below.",
-    complexity="O(N) with N fields returned, or fields in the hash",
+    complexity="O(N) with N fields returned; the first call makes an index of a large hash",
     syntax="key [count [WITHVALUES]]",
 )
 def hrandfield(ctx: Context, argv: list[bytes]) -> object:
@@ -449,10 +451,13 @@ def hrandfield(ctx: Context, argv: list[bytes]) -> object:
     if not fields:
         return None if single else []
     if single:
-        return next(islice(fields, ctx.server.random.randrange(len(fields)), None))
+        walked = walked_hash(entry)
+        if walked is not None:
+            return walked.places.draw(ctx.server.random.random)
+        return next(islice(fields, int(ctx.server.random.random() * len(fields)), None))
     if count < 0 and -count * (_REPLY_OVERHEAD + _mean_size(fields, with_values)) > _LARGEST_REPLY:
         return OUT_OF_RANGE
-    chosen = _choose(ctx, fields, count)
+    chosen = _choose(ctx, walked_hash(entry) or fields, count)
     if not with_values:
         return chosen
     if ctx.protocol >= 3:
@@ -472,15 +477,6 @@ def _mean_size(fields: dict[bytes, bytes], with_values: bool) -> int:
 
 
 def _choose(ctx: Context, fields: dict[bytes, bytes], count: int) -> list[bytes]:
-    names = list(fields)
-    randrange = ctx.server.random.randrange
-    size = len(names)
-    if count < 0:
-        return [names[randrange(size)] for _ in range(-count)]
-    if count >= size:
-        return names
-    # The first steps of a Fisher-Yates shuffle.
-    for at in range(count):
-        other = at + randrange(size - at)
-        names[at], names[other] = names[other], names[at]
-    return names[:count]
+    random = ctx.server.random.random
+    places = fields.places if isinstance(fields, WalkedHash) else Places(fields)
+    return places.draw_many(count, random) if count >= 0 else [places.draw(random) for _ in range(-count)]

@@ -129,7 +129,7 @@ def memory_doctor(ctx: Context, argv: list[bytes]) -> object:
             "but not given back, or clients' buffers are large. MEMORY PURGE gives back what it can."
         )
     if limit and resident > limit:
-        found.append("The process holds more than maxmemory, which counts data alone: leave room for the rest.")
+        found.append("The process holds more than maxmemory: leave room for what is not keys and values.")
     if limit and dataset > 0.95 * limit and facts["maxmemory_policy"] == "noeviction":
         found.append("Memory is nearly full and nothing may be evicted: writes will soon be refused.")
     return Verbatim("".join(f"* {line}\n" for line in found) or "Nothing about the use of memory stands out.\n")

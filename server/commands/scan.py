@@ -15,9 +15,9 @@ cursor is this number for one of the 1,024 tables of a database, and the table's
     cursor = names left in the table << 10 | table          0 << 10 | table: the table has not been begun
 
 COUNT is kept to exactly, however many keys lie in a table. Finding the place in a table costs O(names skipped), from
-the nearer end, a few nanoseconds each; for a hash or a sorted set, which is one dictionary and may be large, HSCAN and
-ZSCAN raise COUNT so that a whole scan takes at most 256 calls and stays linear in practice. A set has no order of its
-own; SSCAN walks the index that a MemberSet keeps beside it, by the same rules and without skipping.
+the nearer end, a few nanoseconds each. HSCAN, SSCAN and ZSCAN walk the index that a large value gets beside it
+(keyspace/values/places.py), by the same rules and without skipping. Only a hash that has none, because it is a copy of
+a row or has fields that run out, is skipped through; there COUNT is raised so that a scan takes at most 256 calls.
 
 All this holds for a value that is changed. One that is replaced meanwhile, by a client or by a reload from the store,
 is another value, in which a cursor of the old one is only a number: what is returned then may miss members.
@@ -32,7 +32,7 @@ from persistence.change import HASH, KIND_NAMES, SET, ZSET
 from protocol.replies import Error
 from server.commands.args import integer, parse_integer
 from server.commands.context import Context
-from server.commands.hash_lifetimes import living
+from server.commands.hash_lifetimes import living, walked_hash
 from server.commands.scores import score_text
 from server.commands.spec import FIRST, READ, command
 from server.errors import INVALID_CURSOR, SYNTAX, WRONG_TYPE, CommandError
@@ -186,7 +186,8 @@ def hscan(ctx: Context, argv: list[bytes]) -> object:
     options = ScanOptions()
     options.parse(argv, 3, HASH)
     fields = living(ctx, entry)
-    left, names = _step(fields, left, options)
+    walked = walked_hash(entry) if len(fields) > _WHOLE else None
+    left, names = _step(fields, left, options) if walked is None else walked.places.walk(left, options.count)
     found: list[object] = []
     for name in names:
         if options.glob is None or options.glob.matches(name):
@@ -261,7 +262,10 @@ def zscan(ctx: Context, argv: list[bytes]) -> object:
     options.parse(argv, 3, ZSET)
     value = entry.value
     assert isinstance(value, SortedSet)
-    left, names = _step(value.scores, left, options)
+    if len(value) <= _WHOLE:
+        left, names = 0, list(value)
+    else:
+        left, names = value.walk(left, options.count)
     found: list[object] = []
     for name in names:
         if options.glob is None or options.glob.matches(name):

@@ -196,7 +196,7 @@ def dbsize(ctx: Context, argv: list[bytes]) -> object:
 
 
 def _is_flush_syntax(argv: list[bytes]) -> bool:
-    # ASYNC and SYNC are accepted and mean the same: dropping a dictionary cannot be put off to a thread here.
+    # ASYNC and SYNC are accepted and mean the same: the keys are gone at once, and freed by and by.
     return len(argv) == 1 or (len(argv) == 2 and argv[1].upper() in (b"ASYNC", b"SYNC"))
 
 

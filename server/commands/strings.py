@@ -27,6 +27,7 @@ from server.commands.args import (
 from server.commands.context import Context
 from server.commands.lcs import lcs_length, lcs_trace
 from server.commands.spec import ALL, ALL_PAIRS, DENYOOM, FAST, FIRST, FIRST_TWO, READ, WRITE, command
+from server.commands.splice import spliced
 from server.errors import (
     DECR_OVERFLOW,
     NAN_OR_INFINITY,
@@ -448,7 +449,7 @@ def setrange(ctx: Context, argv: list[bytes]) -> object:
     if not part:
         return len(old)
     check_length(offset + len(part))
-    new = b"".join((old[:offset].ljust(offset, b"\0"), part, old[offset + len(part) :]))
+    new = spliced(old, offset, part)
     db.put(argv[1], STRING, new, deadline_ms, b"setrange")
     return len(new)
 

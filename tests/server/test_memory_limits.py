@@ -104,6 +104,7 @@ async def test_reload_changes_budgets_and_what_is_cached_stays(tmp_path: Path) -
             path.write_text(head + rules(shop, [section + lines]))
             await node.reload()
             assert node.cache.info(None)["article:{slug}"]["maxmemory"] == budget
+            assert node.engine.prefixes["article:{slug}"].rule.max_dirty == (budget or 8 << 20) // 4
             await eventually(lambda: not node.keyspace.tidy())
             assert node.keyspace.database(0).held(b"article:a") is entry
             home = entry.home

@@ -175,22 +175,80 @@ def test_hscan_of_a_large_hash_misses_no_field_that_is_there_all_the_time(seed: 
     assert lasting <= found
 
 
-def test_scan_of_a_huge_hash_takes_a_bounded_number_of_calls() -> None:
-    bench = Workbench()
-    bench.run("HSET", "h", *[word for at in range(20_000) for word in (at, "")])
+def scanned(bench: Workbench, command: str, *options: str | int) -> tuple[int, list[object]]:
+    """A whole scan of `h`: how many calls it took, and what came."""
     calls = 0
     cursor = b"0"
-    fields = 0
+    found: list[object] = []
     while True:
-        reply = bench.run("HSCAN", "h", cursor, "COUNT", 1, "NOVALUES")
+        reply = bench.run(command, "h", cursor, *options)
         assert isinstance(reply, list)
         calls += 1
-        fields += len(reply[1])
+        found += reply[1]
+        cursor = reply[0]
+        if cursor == b"0":
+            return calls, found
+
+
+@pytest.mark.parametrize("command", ["HSCAN", "ZSCAN", "SSCAN"])
+def test_scan_of_a_huge_value_keeps_to_count(command: str) -> None:
+    bench = Workbench()
+    if command == "HSCAN":
+        bench.run("HSET", "h", *[word for at in range(20_000) for word in (at, "")])
+    elif command == "ZSCAN":
+        bench.run("ZADD", "h", *[word for at in range(20_000) for word in (at, at)])
+    else:
+        bench.run("SADD", "h", *range(20_000))
+    calls, found = scanned(bench, command, "COUNT", 100)
+    assert calls == 200
+    assert len(set(found[:: 1 if command == "SSCAN" else 2])) == 20_000
+
+
+def test_scan_of_a_huge_hash_without_an_index_takes_a_bounded_number_of_calls() -> None:
+    bench = Workbench()
+    bench.run("HSET", "h", *[word for at in range(20_000) for word in (at, "")])
+    bench.run("HEXPIRE", "h", 1000, "FIELDS", 1, 7)
+    calls, found = scanned(bench, "HSCAN", "COUNT", 1, "NOVALUES")
+    assert calls <= 256
+    assert len(found) == 20_000
+
+
+@pytest.mark.parametrize("command", ["HSCAN", "ZSCAN"])
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_there_all_the_time_is_found_while_the_value_changes(command: str, seed: int) -> None:
+    generator = random.Random(seed)
+    bench = Workbench()
+
+    def put(name: int) -> None:
+        bench.run(*(("HSET", "h", name, "v") if command == "HSCAN" else ("ZADD", "h", generator.random(), name)))
+
+    for name in range(3000):
+        put(name)
+    cursor: object = b"0"
+    found: set[object] = set()
+    while True:
+        reply = bench.run(command, "h", cursor, "COUNT", 50)
+        assert isinstance(reply, list)
+        found.update(reply[1][::2])
         cursor = reply[0]
         if cursor == b"0":
             break
-    assert calls <= 256
-    assert fields == 20_000
+        for _ in range(40):
+            # The upper half comes and goes.
+            name = generator.randrange(1500, 5000)
+            if generator.random() < 0.5:
+                put(name)
+            elif command == "HSCAN":
+                bench.run("HDEL", "h", name)
+            else:
+                bench.run("ZREM", "h", name)
+            if command == "HSCAN":
+                bench.run("HRANDFIELD", "h")
+    assert {b"%d" % name for name in range(1500)} <= found
+    bench.check()
+    value = bench.base.held(b"h").value  # type: ignore[union-attr]
+    places = value.places if command == "HSCAN" else value._places  # type: ignore[attr-defined]
+    places.check()
 
 
 @pytest.mark.parametrize("left", [0, 1, 5, 9, 10])

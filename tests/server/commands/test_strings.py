@@ -251,6 +251,24 @@ def test_getrange(bench: Workbench, start: int, end: int, part: bytes) -> None:
     assert bench.run("GETRANGE", "absent", start, end) == b""
 
 
+@pytest.mark.parametrize("size", [0, 10, 4095, 4096, 9000])
+@pytest.mark.parametrize("part", [b"x", b"longer than that"])
+def test_part_of_a_string_is_replaced_wherever_it_lies(bench: Workbench, size: int, part: bytes) -> None:
+    old = bytes(at % 251 for at in range(size))
+    for at in {0, 1, max(0, size - 3), size, size + 1, size + 5000}:
+        if old:
+            bench.run("SET", "k", old)
+        else:
+            bench.run("DEL", "k")
+        expected = bytearray(old.ljust(at + len(part), b"\0"))
+        expected[at : at + len(part)] = part
+        assert bench.run("SETRANGE", "k", at, part) == len(expected)
+        assert bench.run("GET", "k") == bytes(expected)
+        assert bench.run("SETBIT", "k", 8 * at, 1) == expected[at] >> 7
+        expected[at] |= 0x80
+        assert bench.run("GET", "k") == bytes(expected)
+
+
 def test_setrange(bench: Workbench) -> None:
     assert bench.run("SETRANGE", "k", 3, "") == 0
     assert bench.run("EXISTS", "k") == 0
