@@ -58,6 +58,7 @@ class Outcome:
     values: int = 0  # not nil
     bytes: int = 0  # of the values
     statements: int = 0  # SQL, sent by the application itself
+    cpu_seconds: float = 0.0  # of the application's process, while it worked
 
 
 # -- the clients ------------------------------------------------------------------------------------------------------
@@ -267,11 +268,12 @@ async def run(task: Task) -> Outcome:
     work = {"get": _get, "mget": _mget, "set": _set_all}[task.job]
     keys = iter(task.keys)
     try:
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.process_time()
         async with asyncio.TaskGroup() as group:
             for client in clients:
                 group.create_task(work(application, client, keys, task, outcome))
         outcome.seconds = time.perf_counter() - began
+        outcome.cpu_seconds = time.process_time() - began_cpu
     finally:
         for client in clients:
             await client.close()

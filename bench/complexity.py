@@ -36,7 +36,7 @@ from bench.servers import REDIS, Server, ServerFailed, add_builds_option, server
 from bench.table import Progress, number, table  # noqa: E402
 from protocol.decoder import PENDING, ReplyDecoder, ReplyError, pack_command  # noqa: E402
 
-Words = tuple[str | int | bytes, ...]
+Words = tuple[str | int, ...]
 # A command, given a random number below the size; `{n}` in a first command is the size.
 Maker = Callable[[int, int], Words]
 
@@ -110,7 +110,14 @@ STEPS: Final[dict[str, dict[str, list[Maker]]]] = {
         "SETRANGE, 10": [lambda at, n: ("SETRANGE", "string", max(0, at - 10), "0123456789")],
     },
 }
-# Commands that may have to prepare a value that came as a whole, each on a copy of its own.
+# How a value comes as a whole: not by COPY where that would bring along what its source has prepared already.
+WHOLES: Final[dict[str, Words]] = {
+    "zset": ("ZUNIONSTORE", "copy", 1, "zset"),
+    "list": ("COPY", "list", "copy"),
+    "set": ("SUNIONSTORE", "copy", "set"),
+    "hash": ("COPY", "hash", "copy"),
+}
+# Commands that may have to prepare such a value, each on one of its own.
 FIRSTS: Final[dict[str, list[Words]]] = {
     "zset": [("ZRANGE", "copy", 0, 9), ("ZADD", "copy", 1, "new")],
     "list": [("LINDEX", "copy", "{n}")],
@@ -149,21 +156,12 @@ class Client:
         """Run these. ServerFailed: one of them was answered with an error."""
         self._sock.sendall(b"".join([pack_command(*words) for words in commands]))
         for words in commands:
-            self._reply(words)
-
-    def call(self, *words: str | int | bytes) -> object:
-        """Run one; its reply."""
-        self._sock.sendall(pack_command(*words))
-        return self._reply(words)
-
-    def _reply(self, words: Words) -> object:
-        reply = self._decoder.get()
-        while reply is PENDING:
-            self._decoder.feed(self._sock.recv(1 << 18))
             reply = self._decoder.get()
-        if isinstance(reply, ReplyError):
-            raise ServerFailed(f"{self.server.name}: {words[0]!r}: {reply}")
-        return reply
+            while reply is PENDING:
+                self._decoder.feed(self._sock.recv(1 << 18))
+                reply = self._decoder.get()
+            if isinstance(reply, ReplyError):
+                raise ServerFailed(f"{self.server.name}: {words[0]}: {reply}")
 
     def close(self) -> None:
         """Hang up."""
@@ -193,10 +191,7 @@ def steps_us(client: Client, makers: list[Maker], size: int, count: int, draw: r
 
 def first_ms(client: Client, kind: str, words: Words, size: int) -> float:
     """Processor milliseconds of one command on a value that has just come as a whole."""
-    # A COPY would bring along what its source has prepared already; a payload does not.
-    payload = client.call("DUMP", kind)
-    assert isinstance(payload, bytes)
-    client.send([("DEL", "copy"), ("RESTORE", "copy", 0, payload)])
+    client.send([("DEL", "copy"), WHOLES[kind]])
     before = client.server.cpu_s
     client.send([tuple(size // 2 if word == "{n}" else word for word in words)])
     return (client.server.cpu_s - before) * 1e3

@@ -241,9 +241,9 @@ def lines_of(results: Sequence[Series]) -> list[Line]:
         if each.server == REDIS
     }
     for each in results:
-        if each.server == REDIS:
-            continue
         fewest, most = min(each.runs), max(each.runs)
+        if each.server == REDIS or fewest == most:
+            continue
         subject = f"cost of {each.command}, {number(most)} {each.axis} ÷ {number(fewest)}"
         line = lines.setdefault((each.axis, each.command), Line(subject, "×", {}, less=True))
         line.ours[each.server] = each.growth

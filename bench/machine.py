@@ -17,17 +17,20 @@ from bench.servers import Build
 from tests.support.forebay import default_root
 
 ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("protocol", "eviction", "persistence", "server")
 
 
 def describe(program: str, builds: Sequence[Build] = ()) -> dict[str, str]:
     """The facts by name, in the order in which they are shown; no host name and no path. `builds` are those measured,
     without them it is the one that runs here."""
-    measured = [build.name for build in builds] or ["compiled" if is_compiled() else "interpreted"]
+    measured = [f"{build.name}{' (of other sources)' if _differs(build) else ''}" for build in builds] or [
+        "compiled" if is_compiled() else "interpreted"
+    ]
     facts = {
         "command line": " ".join([f"bench/{program}.py", *sys.argv[1:]]),
         "cpu": f"{len(os.sched_getaffinity(0))} × {_cpu()}",
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
-        "load before": " ".join(f"{load:.1f}" for load in os.getloadavg()),
+        "load before": _load(),
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "forebay": f"{_own_version()}, {' and '.join(measured)}, {_commit()}",
@@ -68,6 +71,26 @@ def _own_version() -> str:
         return str(tomllib.load(file)["project"]["version"])
 
 
+def _load() -> str:
+    loads = os.getloadavg()
+    told = " ".join(f"{load:.1f}" for load in loads)
+    # A bench needs a core beside the server's.
+    is_busy = loads[0] > 0.5 * len(os.sched_getaffinity(0))
+    return f"{told} (others use this machine: trust processor times and counts, no speeds)" if is_busy else told
+
+
+# A build is a copy; the checkout may have gone on since.
+def _differs(build: Build) -> bool:
+    if build.root == ROOT:
+        return False
+    ours = {path for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    return any(not _is_same(path, build.root / path.relative_to(ROOT)) for path in ours)
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return other.exists() and path.read_bytes() == other.read_bytes()
+
+
 def _commit() -> str:
     """Which sources these are, as far as the checkout knows."""
 
@@ -78,7 +101,7 @@ def _commit() -> str:
             return ""
 
     commit = git("rev-parse", "--short", "HEAD")
-    changed = git("status", "--porcelain", "--", "protocol", "eviction", "persistence", "server")
+    changed = git("status", "--porcelain", "--", *ROOMS)
     return f"commit {commit}{' with changes' if changed else ''}" if commit else "commit unknown"
 
 

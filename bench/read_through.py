@@ -7,6 +7,7 @@
     python bench/read_through.py --managed-hits                   hits under a rule beside plain hits
     python bench/read_through.py --save                           also into bench/results/
 
+    hits        64 workers, each key once, and the cache has them all: what the application itself can do at most
     misses      64 workers, each key once, in random order, into an empty cache
     zipf        64 workers, the n-th key as frequent as 1/n, into an empty cache
     stampede    1,000 workers, one key, at once
@@ -15,7 +16,8 @@
 
 PostgreSQL (a real one, with fsync), redis-server, Forebay and the application are processes of their own. Each
 measurement is a pair, in the next pair the other way round; the ratio that counts is the median over the pairs. SQL
-statements are counted where they are sent: by the application, and by Forebay (INFO stores).
+statements are counted where they are sent: by the application, and by Forebay (INFO stores). Processor time is told
+beside the speed: of the application, and of the server that it speaks to (INFO cpu). PostgreSQL's is not.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ from tests.support.forebay import ForebayProcess  # noqa: E402
 from tests.support.postgres import PostgresServer  # noqa: E402
 from tests.support.wire import RawClient  # noqa: E402
 
-JOBS: Final = ("misses", "zipf", "stampede", "mget", "writes")
+JOBS: Final = ("hits", "misses", "zipf", "stampede", "mget", "writes")
 PREFIX: Final = "row:{id:int}"
 # Keys per second as a multiple of the application's own: interpreted, compiled.
 GOALS: Final = {"misses": (8.0, 10.0), "writes": (5.0, 5.0)}
@@ -73,6 +75,9 @@ class Measured:
     theirs: list[float] = field(default_factory=list)
     our_statements: list[int] = field(default_factory=list)
     their_statements: list[int] = field(default_factory=list)
+    # Microseconds of processor time per key: the application's, and its server's.
+    our_cpu: list[tuple[float, float]] = field(default_factory=list)
+    their_cpu: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def ratios(self) -> list[float]:
@@ -179,6 +184,13 @@ def statements_of(client: RawClient) -> int:
     return int(found[1]) + int(found[2])
 
 
+def cpu_of(client: RawClient) -> float:
+    """Seconds of processor time that a server has taken."""
+    told = client.call("INFO", "cpu")
+    assert isinstance(told, bytes)
+    return sum(float(found) for found in re.findall(rb"^used_cpu_(?:sys|user):([0-9.]+)", told, re.MULTILINE))
+
+
 # -- the jobs ---------------------------------------------------------------------------------------------------------
 
 
@@ -231,10 +243,17 @@ def measure(options: argparse.Namespace, server: PostgresServer, url: str) -> li
                     theirs.call("FLUSHALL")
                     if job == "writes":
                         server.execute(f"VACUUM {TABLE}", url.rpartition("/")[2])
-                    before = statements_of(ours)
-                    task = task_of(job, side, forebay if side == FOREBAY else redis, url, keys, options)
+                    port = forebay if side == FOREBAY else redis
+                    server_client = ours if side == FOREBAY else theirs
+                    if job == "hits":
+                        perform(task_of("mget", side, port, url, keys, options))
+                    before, before_cpu = statements_of(ours), cpu_of(server_client)
+                    task = task_of(job, side, port, url, keys, options)
                     outcome = perform(task)
                     check(job, task, outcome)
+                    scale = 1e6 / len(keys)
+                    cpu = (scale * outcome.cpu_seconds, scale * (cpu_of(server_client) - before_cpu))
+                    (measured.our_cpu if side == FOREBAY else measured.their_cpu).append(cpu)
                     if side == FOREBAY:
                         measured.ours.append(len(keys) / outcome.seconds)
                         measured.our_statements.append(statements_of(ours) - before)
@@ -247,7 +266,7 @@ def measure(options: argparse.Namespace, server: PostgresServer, url: str) -> li
 def show(results: Sequence[Measured]) -> str:
     """The results as a table."""
     columns = ["job", "keys", "by hand/s", "forebay/s", "ratio", "lowest", "highest", "goal", ""]
-    columns += ["SQL by hand", "SQL forebay", "1 /"]
+    columns += ["SQL by hand", "SQL forebay", "1 /", "µs by hand", "µs forebay"]
     rows = []
     for each in results:
         ratio = median(each.ratios)
@@ -266,9 +285,16 @@ def show(results: Sequence[Measured]) -> str:
                 number(theirs),
                 number(ours),
                 number(theirs / max(1, ours)),
+                _shown_cpu(each.their_cpu),
+                _shown_cpu(each.our_cpu),
             )
         )
     return table(columns, rows)
+
+
+def _shown_cpu(cpu: Sequence[tuple[float, float]]) -> str:
+    # The application's, and its server's.
+    return f"{median(app for app, _ in cpu):.0f} + {median(server for _, server in cpu):.0f}"
 
 
 # -- hits -------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The road of a command inside one process, timed stage by stage; run by bench/stages.py in the build to measure.
 
-    python -m bench.stage_timing '{"commands": ["GET"], …}'        prints one line of JSON
+    PYTHONPATH=… python -P bench/stage_timing.py '{"commands": …}'        prints one line of JSON
 
 A Node as in production, without clients. Stages are called as the connection calls them, again and again with the same
 read; nothing waits, so processor time is all there is. A connection's output goes to /dev/null: what a real socket

@@ -63,9 +63,9 @@ class Measured:
 def perform(build: Build, task: Task) -> list[Timing]:
     """Time a build in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "bench.stage_timing", json.dumps(asdict(task))],
-        cwd=build.root,
-        env={**os.environ, "PYTHONPATH": f"{build.root}{os.pathsep}{ROOT}"},
+        # The instrument is this checkout's, what it measures is the build's: -P keeps them apart.
+        [sys.executable, "-P", str(ROOT / "bench" / "stage_timing.py"), json.dumps(asdict(task))],
+        env={**os.environ, "PYTHONPATH": str(build.root)},
         capture_output=True,
         text=True,
         check=False,
