@@ -10,20 +10,27 @@ pytest_plugins = ["tests.support.postgres"]
 
 # The files that take longest, the longest first. Begun last, one of them would keep one worker busy at the end.
 LONGEST = (
-    "faults/test_kill9.py",
     "simulation/test_simulation.py",
-    "persistence/test_invalidation.py",
-    "faults/test_network.py",
-    "faults/test_durability.py",
+    "faults/test_kill9.py",
     "persistence/test_promises.py",
-    "wire/test_clients.py",
-    "server/commands/test_acl.py",
+    "faults/test_durability.py",
+    "persistence/test_invalidation.py",
     "protocol/test_parser_fuzz.py",
+    "wire/test_clients.py",
     "persistence/test_postgres.py",
+    "wire/test_shutdown.py",
+    "faults/test_network.py",
+    "faults/test_server.py",
+    "server/commands/test_acl.py",
+    "server/commands/test_against_redis.py",
+    "persistence/test_store_contract.py",
     "persistence/test_child_promises.py",
     "simulation/test_mutations.py",
+    "faults/test_power_loss.py",
     "faults/test_refusals.py",
-    "persistence/test_operations.py",
+    "wire/test_hostile.py",
+    "wire/test_live_fuzz.py",
+    "bench/test_programs.py",
 )
 
 

@@ -34,6 +34,7 @@ DOCUMENTS: Final = (
     "docs/commands.md",
     "docs/decisions.md",
     "docs/durability.md",
+    "docs/eviction.md",
     "docs/operations.md",
     "docs/performance.md",
     "docs/strategies.md",
@@ -194,8 +195,9 @@ def test_configuration_keys_that_are_named_exist(name: str) -> None:
     words = {word for code in named(name) for word in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", code)}
     words = {word for word in words if not word.startswith(("forebay_", "json_")) or word in others}
     modules = {path.stem for room in ("protocol", "eviction", "persistence", "server") for path in walk(room)}
-    # Fields of what CACHE.ADVISE says.
+    # Fields of what CACHE.ADVISE and INFO memory say.
     others |= set(re.findall(r'"([a-z_]+)": ', text("server/advice.py")))
+    others |= set(re.findall(r'yield "([a-z_]+)"', text("server/memory_limits.py")))
     # What INFO tells of the journal, and tests, of which the loss table names one for each cell.
     others |= set(re.findall(r'"(journal_[a-z_]+)"', text("server/journaling.py")))
     tests = {

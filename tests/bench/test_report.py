@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import report, servers
+from bench import machine, report, servers
 from bench.report import Line, figure, summary, verdict
 from bench.servers import BUILDS, read_builds, turn
 
@@ -78,3 +78,8 @@ def test_builds_that_do_not_exist_are_refused(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(argparse.ArgumentTypeError, match="script/compile"):
         read_builds("compiled")
     assert [build.name for build in servers.available()] == ["interpreted"]
+
+
+def test_a_build_of_other_sources_is_told(tmp_path: Path) -> None:
+    assert "interpreted, commit" in machine.describe("x", [servers.INTERPRETED])["forebay"]
+    assert "compiled (of other sources)" in machine.describe("x", [servers.Build("compiled", tmp_path)])["forebay"]

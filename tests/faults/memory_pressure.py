@@ -1,0 +1,191 @@
+"""A hundred times as much as maxmemory is written, half of it under a write-behind rule: does the process stay bounded?
+
+    python -m tests.faults.memory_pressure [--maxmemory 256mb] [--times 100] [--seed 1]
+
+Strings, hashes, sets, sorted sets, lists and streams, of sizes from a few bytes to some kilobytes, with times to live
+and without; beside them strings that a store must get. Meanwhile another client asks every millisecond. In the end each
+string under the rule is read, from memory or the store, and must be the one that was acknowledged last.
+
+It fails when the process was more than 15 % above maxmemory once that much had been written twice, when something
+acknowledged is lost, or when nothing was evicted (then nothing was tried). Pauses are told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import hiredis
+
+from bench.filling import Filler, Word
+from bench.pauses import Pinging
+from bench.servers import server_at
+from server.config_units import size
+from tests.support.forebay import ForebayProcess
+
+# Of maxmemory: what the process may take.
+ALLOWED: Final = 1.15
+_BATCH: Final = 50
+_CONFIG: Final = """
+[memory]
+maxmemory = "{maxmemory}"
+[stores.main]
+url = "sqlite:///{path}"
+[prefix."row:"]
+store = "main"
+read = "read-through"
+write = "write-behind"
+write_delay = "200ms"
+ttl = "1h"
+max_dirty = "32mb"
+"""
+
+
+@dataclass
+class Found:
+    """What came of it."""
+
+    written: int = 0
+    refused: int = 0
+    # Resident bytes at most, from the moment on when twice the limit was written.
+    most_resident: int = 0
+    lost: list[str] = field(default_factory=list)
+    evicted: int = 0
+    pings: dict[str, float] = field(default_factory=dict)
+
+
+class Load:
+    """The writing client."""
+
+    def __init__(self, filler: Filler, seed: int, rows: int) -> None:
+        self.filler = filler
+        self.random = random.Random(seed)
+        # Keys under the rule, and as many of each kind without one.
+        self.rows = rows
+        # Row → number of the write that was acknowledged last; and of the next write.
+        self.acknowledged: dict[int, tuple[int, int]] = {}
+        self.number = 0
+        self.found = Found()
+
+    def step(self) -> None:
+        """One batch."""
+        batch: list[Sequence[Word]] = []
+        promised: list[tuple[int, tuple[int, int]] | None] = []
+        for at in range(_BATCH):
+            if at % 2:
+                row, length = self.random.randrange(self.rows), self._length()
+                self.number += 1
+                batch.append((b"SET", b"row:%d" % row, _value(row, self.number, length)))
+                promised.append((row, (self.number, length)))
+            else:
+                batch.append(self._mixed())
+                promised.append(None)
+        self.found.written += sum(len(word) for words in batch for word in words if isinstance(word, bytes))
+        for reply, promise in zip(self.filler.exchange(batch), promised, strict=True):
+            if isinstance(reply, hiredis.HiredisError):
+                self.found.refused += 1
+            elif promise is not None:
+                self.acknowledged[promise[0]] = promise[1]
+
+    def _length(self) -> int:
+        return int(2 ** self.random.uniform(4, 13))
+
+    def _mixed(self) -> Sequence[Word]:
+        rng = self.random
+        kind = rng.randrange(7)
+        key = b"%d:%d" % (kind, rng.randrange(self.rows))
+        value = rng.randbytes(16) * (self._length() // 16 + 1)
+        if kind == 0:
+            return b"SET", key, value, b"PX", 100 + rng.randrange(60_000)
+        if kind == 1:
+            return b"HSET", key, b"field%d" % rng.randrange(20), value
+        if kind == 2:
+            return b"SADD", key, value[: 16 + rng.randrange(64)], value[16:64]
+        if kind == 3:
+            return b"ZADD", key, rng.random(), value[:100]
+        if kind == 4:
+            return b"RPUSH", key, value, value[:50]
+        if kind == 5:
+            return b"XADD", key, b"MAXLEN", b"~", 100, b"*", b"field", value
+        return b"PEXPIRE", b"%d:%d" % (1 + rng.randrange(5), rng.randrange(self.rows)), 100 + rng.randrange(60_000)
+
+    def verify(self) -> None:
+        """Read everything that was acknowledged."""
+        pairs = list(self.acknowledged.items())
+        for first in range(0, len(pairs), _BATCH):
+            part = pairs[first : first + _BATCH]
+            replies = self.filler.exchange([(b"GET", b"row:%d" % row) for row, _ in part])
+            for (row, (number, length)), reply in zip(part, replies, strict=True):
+                if reply != _value(row, number, length):
+                    self.found.lost.append(f"row:{row}: {str(reply)[:60]!r} instead of write {number}")
+
+
+def _value(row: int, number: int, length: int) -> bytes:
+    head = b"%d:%d:" % (row, number)
+    return head + b"x" * max(0, length - len(head))
+
+
+def run(maxmemory: str, times: float, seed: int, rows: int) -> Found:
+    """The whole of it, in a server of its own."""
+    limit = size(maxmemory)
+    with tempfile.TemporaryDirectory(prefix="forebay-memory-") as directory:
+        config = _CONFIG.format(maxmemory=maxmemory, path=Path(directory) / "rows.db")
+        with ForebayProcess(config) as server, Filler(server.port) as filler:
+            load = Load(filler, seed, rows)
+            pinging = Pinging(server_at("forebay", server.port))
+            pinging.phase("writing")
+            _write(load, server, limit, times)
+            pinging.phase("reading")
+            filler.ask("CACHE.FLUSH")
+            load.verify()
+            load.found.evicted = int(filler.info("stats")["evicted_keys"])
+            load.found.pings = pinging.end()["writing"]
+    return load.found
+
+
+def _write(load: Load, server: ForebayProcess, limit: int, times: float) -> None:
+    found = load.found
+    looked = time.monotonic()
+    while found.written < times * limit:
+        load.step()
+        now = time.monotonic()
+        if now - looked > 0.1:
+            looked = now
+            if found.written > 2 * limit:
+                found.most_resident = max(found.most_resident, server.resident_bytes)
+            if sys.stderr.isatty():
+                sys.stderr.write(f"\r\x1b[K{found.written / limit:.1f} × maxmemory written")
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--maxmemory", default="256mb", metavar="SIZE")
+    parser.add_argument("--times", type=float, default=100.0, metavar="N", help="as much is written")
+    parser.add_argument("--rows", type=int, default=60_000, metavar="N", help="keys of each kind")
+    parser.add_argument("--seed", type=int, default=1, metavar="N")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    options = parse()
+    limit = size(options.maxmemory)
+    found = run(options.maxmemory, options.times, options.seed, options.rows)
+    share = found.most_resident / limit
+    print(f"written: {found.written / limit:.1f} × maxmemory; {found.refused} refused, {found.evicted} keys evicted")
+    print(f"resident at most: {found.most_resident / 2**20:.0f} MiB, {share:.2f} × maxmemory (allowed {ALLOWED})")
+    print(f"a client that asked every millisecond: {', '.join(f'{k} {v:.1f}' for k, v in found.pings.items())}")
+    print(f"acknowledged writes lost: {len(found.lost)}")
+    for line in found.lost[:10]:
+        print(f"  {line}")
+    return 1 if found.lost or share > ALLOWED or not found.evicted else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
