@@ -33,7 +33,7 @@ import struct
 from collections.abc import Collection, Iterable, Sequence
 from collections.abc import Mapping as Lookup
 from decimal import Decimal
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from persistence import change as changes
 from persistence.change import NEVER, SET, ZSET, Change
@@ -273,11 +273,11 @@ class ChildMapping(Mapping):
 
     # --- statements ---
 
-    def rows_by_key(self, records: Iterable[tuple[object, ...]]) -> dict[RowKey, Row]:
+    def rows_by_key(self, records: Iterable[Any]) -> dict[RowKey, Row]:
         width = len(self.key_columns)
         children: dict[RowKey, list[object]] = {}
         for record in records:
-            key = record[:width]
+            key: RowKey = record[:width]
             found = children.get(key)
             if found is None:
                 found = children[key] = []

@@ -890,7 +890,7 @@ class Engine:
         return sum(queue.count() for queue in self.queues.values())
 
     def hurry(self) -> None:
-        """Memory is short of what may go: save what is unsaved without waiting for its delay, where the store is well."""
+        """Memory is short of what may go: save what is unsaved before its delay is over, where the store is well."""
         for queue in self.queues.values():
             if queue.count() and not queue.down_since_ms:
                 queue.hurry()
@@ -912,8 +912,8 @@ class Engine:
                 await prefix.prepare()
             except StoreRejected as error:
                 problems.append(error.message)
-            except StoreError as error:
-                log.warning("store %s cannot be reached yet: %s", prefix.rule.store, error)
+            except StoreError as failure:
+                log.warning("store %s cannot be reached yet: %s", prefix.rule.store, failure)
         return problems
 
     def adopt(self, rules: RuleTable, prefixes: dict[str, ManagedPrefix]) -> None:

@@ -142,16 +142,16 @@ class GroupCommit:
             others = [write for write in group if write not in hit]
             if others:
                 await self._commit(others)
-        except (StoreRejected, RowsLocked) as error:
+        except (StoreRejected, RowsLocked) as refusal:
             if len(group) == 1:
-                _fail(group, error)
+                _fail(group, refusal)
                 return
             middle = len(group) // 2
             # Side by side: the half that is refused again may first wait for a lock.
             await asyncio.gather(self._commit(group[:middle]), self._commit(group[middle:]))
-        except StoreError as error:
+        except StoreError as failure:
             # Unreachable, or the outcome unknown: the same for everybody in the group.
-            _fail(group, error)
+            _fail(group, failure)
         else:
             start = 0
             for write in group:

@@ -31,7 +31,7 @@ The file is hostile input: whatever is read is checked, and Bad says what is wro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Final, cast
 
 import msgpack  # type: ignore[import-untyped]  # ships no types
@@ -90,7 +90,7 @@ def plain_value(kind: int, value: object) -> object:
             return hash if type(hash) is dict else dict(hash)
         return {name: [item, deadlines[name]] if name in deadlines else item for name, item in hash.items()}
     if kind == ZSET:
-        return dict(cast(dict[bytes, float], value).items())
+        return dict(cast(Mapping[bytes, float], value).items())
     return list(cast(Iterable[object], value))
 
 
@@ -99,9 +99,9 @@ def touched_members(change: Change) -> dict[bytes, object]:
     assert change.members is not None
     value = change.value
     if change.kind == SET:
-        members = cast(set[bytes], value)
+        members = cast(Collection[bytes], value)
         return {member: 1 if member in members else None for member in change.members}
-    get = cast(dict[bytes, object], value).get
+    get = cast(Mapping[bytes, object], value).get
     deadlines = deadlines_of(value)
     if not deadlines:
         return {member: get(member) for member in change.members}
@@ -298,12 +298,13 @@ def apply_members(kind: int, base: object, change: Change) -> object:
     """A copy of a value in plain Python with the touched members as a change has them; O(size of the value)."""
     assert change.members is not None
     if kind == SET:
-        members = cast(set[bytes], change.value)
-        return (set(cast(Iterable[bytes], base)) - change.members) | (change.members & members)
-    value = dict(cast(dict[bytes, object], base).items())
+        members = cast(Collection[bytes], change.value)
+        here = {member for member in change.members if member in members}
+        return (set(cast(Iterable[bytes], base)) - change.members) | here
+    value = dict(cast(Mapping[bytes, object], base).items())
     deadlines = dict(deadlines_of(base))
     touched_deadlines = deadlines_of(change.value)
-    get = cast(dict[bytes, object], change.value).get
+    get = cast(Mapping[bytes, object], change.value).get
     for member in change.members:
         now = get(member)
         deadlines.pop(member, None)

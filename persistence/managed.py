@@ -169,9 +169,9 @@ class ManagedPrefix:
                 self.mapping = build_mapping(rule, shape, store.dialect)
             except MappingError as error:
                 raise MappingRejected("42000", f"prefix {rule.name!r}: {error}") from error
-            except StoreTimeout as error:
+            except StoreTimeout as timeout:
                 # At worst a table of ours is there by now, and empty: no client's write has an unknown outcome.
-                raise StoreDown(str(error)) from error
+                raise StoreDown(str(timeout)) from timeout
         return self.mapping
 
     def resolve(self, target: Target) -> bool:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from persistence import change as changes
 from persistence.change import HASH, KIND_NAMES, NEVER, STRING, Change
@@ -261,8 +261,9 @@ class Mapping:
         """The operator's own statement for this verb, executed once per row with (key, values)."""
         return self.delete if verb == DELETE else self.upsert
 
-    def rows_by_key(self, records: Iterable[tuple[object, ...]]) -> dict[RowKey, Row]:
+    def rows_by_key(self, records: Iterable[Any]) -> dict[RowKey, Row]:
         """What a load returned, by key; each record is the key columns, then the mapped ones."""
+        # asyncpg's records are no tuples, which compiled code would insist on; their slices are.
         width = len(self.key_columns)
         if width == 1:
             return {(record[0],): record[1:] for record in records}

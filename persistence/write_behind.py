@@ -631,15 +631,15 @@ class WriteBehind:
             except MappingRejected as error:
                 self._stop(pending, error)
                 continue
-            except StoreRejected as error:
-                self._refused(pending, error)
+            except StoreRejected as refusal:
+                self._refused(pending, refusal)
                 continue
             except (StoreError, JournalError):
                 raise
-            except Exception as error:
+            except Exception as bug:
                 # A bug of ours: its row must not hold up all others.
                 logger.exception("a change of %s cannot be written down as a row", prefix.rule.name)
-                self._refused(pending, RowRejected("XX000", f"internal error: {type(error).__name__}"))
+                self._refused(pending, RowRejected("XX000", f"internal error: {type(bug).__name__}"))
                 continue
             if op is None:
                 self.log.settle([item_of(pending)])
@@ -655,13 +655,13 @@ class WriteBehind:
             results = await self._breaker.ask(self._store.apply(ops, want_rows, stamp))
         except StoreTimeout:
             raise
-        except StoreError as error:
+        except StoreError as failure:
             self._sent = None
             self.log.end(stamp, False)
-            if isinstance(error, MappingRejected):
+            if isinstance(failure, MappingRejected):
                 # Somebody may have dropped our own table.
                 self.log.distrust()
-            await self._refused_batch(sent, ops, error)
+            await self._refused_batch(sent, ops, failure)
             return
         self._sent = None
         self._healthy()
@@ -758,8 +758,8 @@ class WriteBehind:
             except StoreDown:
                 self._sent = None
                 raise
-            except StoreRejected as refusal:
-                error = refusal
+            except StoreRejected as rejected:
+                error = rejected
                 halves = part.halves()
                 if halves is not None:
                     parts += reversed(halves)

@@ -31,7 +31,7 @@ from protocol.encoder import BULK_HEADERS, INTEGERS, encode, encode_into
 from protocol.limits import OUTPUT_HIGH_WATER
 from protocol.replies import NIL_ARRAY, NO_REPLY, OK, QUEUED, Error, Status
 from server import errors
-from server.afterwards import correct_deletes, read_by, tell_misses, without_waiting
+from server.afterwards import at_once, correct_deletes, read_by, tell_misses, without_waiting
 from server.blocking import Blocking, Retry, Waiter
 from server.commands.context import Blocked, Wait
 from server.commands.spec import DENYOOM, FRESH, IMMEDIATE, KEYSPACE, WRITE, CommandSpec, spellings
@@ -42,7 +42,7 @@ from server.gates import GATES, permission, still_permitted
 from server.keyspace.database import Database
 from server.keyspace.keyspace import Keyspace
 from server.keyspace.overlay import Overlay
-from server.long_replies import is_long, write
+from server.long_replies import put_off
 from server.misses import Misses
 from server.monitors import Monitors
 from server.pausing import Pause
@@ -166,8 +166,8 @@ class Dispatch:
         except CommandError as error:
             spec.failed += 1
             reply = error.reply
-        except Exception as error:
-            reply = self.fail(spec, argv, error)
+        except Exception as bug:
+            reply = self.fail(spec, argv, bug)
         kind = type(reply)
         if kind is bytes and len(reply) < _SHORT_BULK:  # type: ignore[arg-type]
             return BULK_HEADERS[len(reply)] + reply + b"\r\n"  # type: ignore[arg-type,operator]
@@ -177,11 +177,9 @@ class Dispatch:
             return INTEGERS[reply]  # type: ignore[call-overload,no-any-return]
         if kind is Error:
             self.count_error(reply)  # type: ignore[arg-type]
-        elif is_long(reply) and not session.hold_seq:
-            session.waiting = write(reply, session.protocol)
-            return b""
-        self.long_reply = []
-        self.long_bytes = encode_into(self.long_reply, reply, session.protocol)
+        if not put_off(session, reply):
+            self.long_reply = []
+            self.long_bytes = encode_into(self.long_reply, reply, session.protocol)
         return b""
 
     # -- the batch ----------------------------------------------------------------------------------------------------
@@ -240,8 +238,8 @@ class Dispatch:
                     except CommandError as error:
                         spec.failed += 1
                         reply = error.reply
-                    except Exception as error:
-                        reply = self.fail(spec, argv, error)
+                    except Exception as bug:
+                        reply = self.fail(spec, argv, bug)
             if active and session.waiting is not None:
                 # A plan of the engine's: look ahead, then stop here.
                 if position < len(commands):
@@ -261,8 +259,7 @@ class Dispatch:
             else:
                 if kind is Error:
                     self.count_error(reply)  # type: ignore[arg-type]
-                elif is_long(reply) and not session.hold_seq and not session.state:
-                    session.waiting = write(reply, session.protocol)
+                elif put_off(session, reply):
                     break
                 size += encode_into(out, reply, session.protocol)
                 if size > OUTPUT_HIGH_WATER:
@@ -319,6 +316,12 @@ class Dispatch:
     def _hold_survey(self, session: Session) -> None:
         # The same for a look at all keys.
         if self.journal is not None and self.journal.always:
+            self._hold_recorded(session)
+
+    def _hold_told(self, session: Session, spec: CommandSpec) -> None:
+        if spec.name in SURVEYS:
+            self._hold_survey(session)
+        elif spec.name in RECORDERS:
             self._hold_recorded(session)
 
     def _hold_recorded(self, session: Session) -> None:
@@ -415,7 +418,7 @@ class Dispatch:
         session.is_running = False
         if self._rerouted and session.waiting is None:
             self._rerouted = False
-            session.waiting = _at_once(reply)
+            session.waiting = at_once(reply)
             return None
         return reply
 
@@ -452,10 +455,7 @@ class Dispatch:
         self.tracking.running = None
         if session.tracking is not None and session.queue is None and not spec.name.startswith("client|"):
             session.tracking.caching = None
-        if spec.name in SURVEYS:
-            self._hold_survey(session)
-        elif spec.name in RECORDERS:
-            self._hold_recorded(session)
+        self._hold_told(session, spec)
         # In line before others are served: they may bring what this client waits for.
         waiter = self.blocking.enlist(session, spec, argv, reply) if isinstance(reply, Blocked) else None
         if self.blocking.ready:
@@ -486,11 +486,11 @@ class Dispatch:
         except CommandError as error:
             spec.failed += 1
             return error.reply
-        except EXPECTED as error:
+        except EXPECTED as failure:
             spec.failed += 1
-            return reply_of(error)
-        except Exception as error:
-            return self.fail(spec, argv, error)
+            return reply_of(failure)
+        except Exception as bug:
+            return self.fail(spec, argv, bug)
 
     def _run(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
         # What the short road of `run_batch` does, written for reading.
@@ -581,15 +581,12 @@ class Dispatch:
         except CommandError as error:
             spec.failed += 1
             reply = error.reply
-        except EXPECTED as error:
+        except EXPECTED as failure:
             spec.failed += 1
-            reply = reply_of(error)
-        except Exception as error:
-            reply = self.fail(spec, argv, error)
-        if spec.name in RECORDERS:
-            self._hold_recorded(session)
-        elif spec.name in SURVEYS:
-            self._hold_survey(session)
+            reply = reply_of(failure)
+        except Exception as bug:
+            reply = self.fail(spec, argv, bug)
+        self._hold_told(session, spec)
         return self._mute(session, reply)
 
     async def _await_read(self, session: Session, waiting: Coroutine[Any, Any, object], reading: Reading) -> object:
@@ -755,14 +752,10 @@ class Dispatch:
             except CommandError as error:
                 spec.failed += 1
                 reply = error.reply
-            except Exception as error:
-                reply = self.fail(spec, argv, error)
+            except Exception as bug:
+                reply = self.fail(spec, argv, bug)
             if isinstance(reply, Wait):
-                reply = (
-                    Error(f"ERR {spec.name} waits for the store and cannot run inside a transaction")
-                    if reply.at_once is None
-                    else reply.at_once()
-                )
+                reply = reply.instead(spec.name, "a transaction")
             replies.append(reply)
         return replies
 
@@ -829,8 +822,8 @@ class Dispatch:
             for spec, _ in calls:
                 spec.failed += 1
             return self._mute(session, reply_of(error))
-        except Exception as error:
-            return self._mute(session, self.fail(*calls[0], error))
+        except Exception as bug:
+            return self._mute(session, self.fail(*calls[0], bug))
         finally:
             if transaction is not None:
                 session.unwatch()
@@ -902,11 +895,6 @@ class Dispatch:
             reply = spec.handler(session, argv)
         except CommandError as error:
             reply = error.reply
-        except Exception as error:
-            reply = self.fail(spec, argv, error)
+        except Exception as bug:
+            reply = self.fail(spec, argv, bug)
         return self._mute(session, reply)
-
-
-async def _at_once(reply: object) -> object:
-    # Ends a batch, which goes on with the table of commands that is right now.
-    return reply

@@ -100,11 +100,11 @@ class Misses:
         except CommandError as error:
             spec.failed += 1
             reply = error.reply
-        except EXPECTED as error:
+        except EXPECTED as failure:
             spec.failed += 1
-            reply = reply_of(error)
-        except Exception as error:  # noqa: BLE001 - dispatch logs it
-            reply = runner.fail(spec, argv, error)
+            reply = reply_of(failure)
+        except Exception as bug:  # noqa: BLE001 - dispatch logs it
+            reply = runner.fail(spec, argv, bug)
         finally:
             session.db = self._memory
         if self._engine.undurable is not None:
