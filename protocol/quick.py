@@ -34,9 +34,9 @@ _LAST_WINDOW: Final = 4096
 # Longer reads are not looked at as one command: they rarely are, and the look would be wasted.
 ALONE: Final = 256
 
-# What the roads may assume to be allowed: no argument is longer than a window, and by_split does not count to three.
+# What the roads may assume to be allowed: no argument is longer than a window, and nobody counts to four.
 QUICK_BULK: Final = _LAST_WINDOW
-QUICK_ARGS: Final = 3
+QUICK_ARGS: Final = 4
 
 # Header lines by length, for every length that fits into a window: no bounds to check.
 _HEADS: Final[list[bytes]] = [b"$%d" % n for n in range(_LAST_WINDOW + 1)]
@@ -45,24 +45,29 @@ _SPANS: Final[dict[bytes, int]] = {b"*%d" % n: 2 * n + 1 for n in range(1, 1000)
 
 
 # Short reads by length, as the last one of that length was built: how to cut one, everything before the first argument
-# behind the name, the name, and what stands between the two arguments (empty: there is one). Clients send the same few
-# shapes again and again; one C call cuts a read, and three comparisons prove that it has the shape.
-_SHAPES: Final[dict[int, tuple[Callable[[bytes], tuple[bytes, ...]], bytes, bytes, bytes]]] = {}
+# behind the name, the name, and what stands between its two arguments, and then between those and a third (empty: there
+# is none). Clients send the same few shapes again and again; one C call cuts a read, and a few comparisons prove that
+# it has the shape.
+_SHAPES: Final[dict[int, tuple[Callable[[bytes], tuple[bytes, ...]], bytes, bytes, bytes, bytes]]] = {}
 # Reads of that length that had another shape: every 64th is learnt, so that clients who differ cost next to nothing.
 _MISSED: Final[dict[int, int]] = {}
 _LEARN_EVERY: Final = 64
 
 
 def alone(data: bytes) -> list[bytes] | None:
-    """The one command of two or three arguments that a short read consists of; None when it is anything else.
+    """The one command of two to four arguments that a short read consists of; None when it is anything else.
 
     The usual read of a client that does not pipeline. It costs two thirds of by_split, which is made for many, and half
     of it when the read has the shape of the last one of its length.
     """
     shape = _SHAPES.get(len(data))
     if shape is not None:
-        cut, head, name, between = shape
-        if between:
+        cut, head, name, between, behind = shape
+        if behind:
+            start, key, middle, value, gap, last, end = cut(data)
+            if start == head and middle == between and gap == behind and end == CRLF:
+                return [name, key, value, last]
+        elif between:
             start, key, middle, value, end = cut(data)
             if start == head and middle == between and end == CRLF:
                 return [name, key, value]
@@ -82,16 +87,15 @@ def alone(data: bytes) -> list[bytes] | None:
 
 def _learn(data: bytes, argv: list[bytes]) -> None:
     # Remember how a read that is this command is built.
-    key = len(argv[1])
-    last = len(argv[-1]) + 2
-    if len(argv) == 2:
-        head = data[: len(data) - last]
-        _SHAPES[len(data)] = (Struct(f"{len(head)}s{key}s2s").unpack, head, argv[0], b"")
-    else:
-        between = CRLF + _HEADS[len(argv[2])] + CRLF
-        head = data[: len(data) - last - len(between) - key]
-        cut = Struct(f"{len(head)}s{key}s{len(between)}s{len(argv[2])}s2s").unpack
-        _SHAPES[len(data)] = (cut, head, argv[0], between)
+    gaps = [CRLF + _HEADS[len(each)] + CRLF for each in argv[2:]]
+    rest = f"{len(argv[1])}s"
+    size = len(argv[1]) + 2
+    for gap, each in zip(gaps, argv[2:], strict=True):
+        rest += f"{len(gap)}s{len(each)}s"
+        size += len(gap) + len(each)
+    head = data[: len(data) - size]
+    gaps += [b"", b""]
+    _SHAPES[len(data)] = (Struct(f"{len(head)}s{rest}2s").unpack, head, argv[0], gaps[0], gaps[1])
 
 
 def _alone_by_split(data: bytes) -> list[bytes] | None:
@@ -115,6 +119,20 @@ def _alone_by_split(data: bytes) -> list[bytes] | None:
             and parts[5] == heads[len(value)]
         ):
             return [name, key, value]
+    elif total == 10:
+        name = parts[2]
+        key = parts[4]
+        value = parts[6]
+        last = parts[8]
+        if (
+            parts[0] == b"*4"
+            and not parts[9]
+            and parts[1] == heads[len(name)]
+            and parts[3] == heads[len(key)]
+            and parts[5] == heads[len(value)]
+            and parts[7] == heads[len(last)]
+        ):
+            return [name, key, value, last]
     return None
 
 

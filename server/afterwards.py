@@ -40,3 +40,9 @@ def correct_deletes(calls: list[Call], replies: list[object], view: Overlay, com
             if own and isinstance(reply, int):
                 replies[index] = reply - len(own)
                 wrong -= own
+
+
+async def at_once(reply: object) -> object:
+    """A reply as something to be waited for: it ends a batch, which goes on with the table of commands that is right
+    then."""
+    return reply

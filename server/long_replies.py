@@ -20,6 +20,7 @@ from typing import Final
 from protocol.encoder import encode
 from protocol.replies import Map, Ready, SetOf
 from server.keyspace.database import Database
+from server.session import Session
 
 # A reply of more elements than this is written in slices: 2 ms.
 AT_ONCE: Final = 10_000
@@ -41,6 +42,14 @@ def _elements(reply: object) -> list[object]:
     if isinstance(reply, SetOf):
         return reply.items
     return reply.flat if isinstance(reply, Map) else _NOTHING
+
+
+def put_off(session: Session, reply: object) -> bool:
+    """Let a session wait for a long reply, unless a journal holds its replies back anyway; does it?"""
+    if not is_long(reply) or session.hold_seq or session.state:
+        return False
+    session.waiting = write(reply, session.protocol)
+    return True
 
 
 async def write(reply: object, protocol: int) -> object:

@@ -135,17 +135,15 @@ class ScriptRun(Context):
         except CommandError as error:
             spec.failed += 1
             return error.reply
-        except Exception as error:
+        except Exception as bug:
             spec.failed += 1
             keys = spec.keys_of(argv) if spec.has_keys else []
-            log.error("internal error in %s, key %r, called by a script", spec.name, keys[:1], exc_info=error)
+            log.error("internal error in %s, key %r, called by a script", spec.name, keys[:1], exc_info=bug)
             return errors.INTERNAL
         if isinstance(reply, Blocked):
             return reply.nothing
-        if isinstance(reply, Wait) and reply.at_once is not None:
-            reply = reply.at_once()
         if isinstance(reply, Wait):
-            return Error(f"ERR {spec.name} waits for the store and cannot run inside a script")
+            reply = reply.instead(spec.name, "a script")
         if spec.flags & READ and self._caller.tracking is not None and self._caller.tracking.wants_reads():
             self.server.tracking.remember(self._caller, spec.keys_of(argv))
         return reply

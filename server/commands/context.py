@@ -28,6 +28,12 @@ class Wait:
         self.start = start
         self.at_once = at_once
 
+    def instead(self, name: str, place: str) -> object:
+        """The reply of this command where nobody can wait."""
+        if self.at_once is not None:
+            return self.at_once()
+        return Error(f"ERR {name} waits for the store and cannot run inside {place}")
+
 
 class Blocked:
     """What a handler returns that found nothing to take: the client waits until one of the keys may have something.

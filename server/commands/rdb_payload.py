@@ -9,7 +9,7 @@ have lifetimes (7.4). Read are all types that Redis 2.6 … 7.4 wrote; those of 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from math import isnan
 from typing import Final, cast
 
@@ -115,7 +115,7 @@ def payload_of(kind: int, value: object) -> bytes:
         items = cast(ListValue, value)
         parts = _strings(_LIST, items, len(items))
     elif kind == SET:
-        members = cast(set[bytes], value)
+        members = cast(Collection[bytes], value)
         parts = _strings(_SET, members, len(members))
     elif kind == ZSET:
         parts = _sorted_set(cast(SortedSet, value))

@@ -36,7 +36,9 @@ def test_read_of_a_learnt_shape_is_what_the_careful_road_reads() -> None:
     draw = random.Random(7)
     taken = 0
     for _ in range(20_000):
-        arguments = [bytes(draw.choices(ALPHABET, k=draw.randrange(9))) for _ in range(draw.choice((1, 2, 2, 3, 3, 4)))]
+        arguments = [
+            bytes(draw.choices(ALPHABET, k=draw.randrange(9))) for _ in range(draw.choice((1, 2, 2, 3, 3, 4, 5)))
+        ]
         data = damaged(packed(arguments), draw)
         argv = alone(data) if data else None
         if argv is not None:
@@ -50,6 +52,10 @@ def test_line_ends_within_arguments_are_no_obstacle_once_the_shape_is_known() ->
         alone(packed([b"GET", b"sixteen bytes ok"]))
     assert alone(packed([b"GET", b"sixteen\r\nytes ok"])) == [b"GET", b"sixteen\r\nytes ok"]
     assert alone(packed([b"SET", b"sixteen bytes"])) == [b"SET", b"sixteen bytes"]
+    for _ in range(200):
+        alone(packed([b"ZADD", b"board", b"1.5", b"ann"]))
+    assert alone(packed([b"ZADD", b"board", b"1\r\n", b"a\rn"])) == [b"ZADD", b"board", b"1\r\n", b"a\rn"]
+    assert alone(packed([b"ZADD", b"board", b"15", b"anna"])) == [b"ZADD", b"board", b"15", b"anna"]
     # As long as the known one, with another header.
     assert alone(b"*2\r\n$3\r\nGET\r\n$17\r\nsixteen bytes ok\r\n") is None
     assert alone(b"*2\r\n$3\r\nGET\r\n$16\r\nsixteen bytes ok\n\n") is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from persistence.change import NEVER, STRING
-from server.headroom import LEAST, MOST, Headroom
+from server.headroom import LEAST, MOST, URGENT, Headroom
 from server.keyspace.keyspace import Keyspace
 from server.keyspace.terms import Terms
 
@@ -20,12 +20,20 @@ def test_growth_is_stopped_when_the_process_passes_the_limit() -> None:
     assert used - (2 << 20) < _LIMIT - reserve <= used
 
 
-def test_what_creeps_on_has_to_shrink_but_never_below_its_part() -> None:
+def test_the_keyspace_shrinks_by_what_the_process_creeps_on() -> None:
+    headroom = Headroom()
+    first = headroom.adjust(_LIMIT, 200 << 20, int(_LIMIT * 1.06))
+    assert headroom.adjust(_LIMIT, 190 << 20, int(_LIMIT * 1.06)) == first
+    assert headroom.adjust(_LIMIT, 190 << 20, int(_LIMIT * 1.06) + 1000) == first + 1000
+    assert headroom.adjust(_LIMIT, 190 << 20, int(_LIMIT * 1.06)) == first + 1000
+
+
+def test_a_process_far_above_the_limit_costs_keys_but_never_more_than_their_part() -> None:
     headroom = Headroom()
     before = 0
     for _ in range(1000):
-        reserve = headroom.adjust(_LIMIT, 200 << 20, int(_LIMIT * 1.3))
-        assert reserve >= before
+        reserve = headroom.adjust(_LIMIT, 200 << 20, int(_LIMIT * (URGENT + 0.1)))
+        assert reserve > before or reserve == int(_LIMIT * MOST)
         before = reserve
     assert before == int(_LIMIT * MOST)
 

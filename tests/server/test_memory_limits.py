@@ -177,7 +177,9 @@ async def test_what_is_loaded_without_room_is_served_and_not_kept(tmp_path: Path
     async with running_node(toml) as node, client_of(node, decode_responses=True) as client:
         for number in range(150):
             assert await client.get(f"article:{number}") == "w" * 300
-        await eventually(lambda: node.keyspace.used() <= 36 << 10)
+        # All of them would take three times as much. (What wheels take is counted once a second, hence the margin.)
+        assert node.keyspace.used() <= 45 << 10
+        assert 20 < await client.dbsize() < 100
         with pytest.raises(redis.exceptions.OutOfMemoryError):
             await client.set("plain", "v")
     await shop.close()
@@ -207,10 +209,10 @@ def loop_over(database: Any, keyspace: Any, keys: int, rounds: int) -> None:
 async def test_advice_on_a_loop_that_is_larger_than_memory() -> None:
     toml = '[memory]\nmaxmemory = "400kb"\neviction = "lru"\nadvise_sample = 0.25\n' + PLAIN
     async with running_node(toml) as node, client_of(node, decode_responses=True, protocol=3) as client:
-        loop_over(node.keyspace.database(0), node.keyspace, 1800, 12)
+        loop_over(node.keyspace.database(0), node.keyspace, 1800, 7)
         advice = await ask(client)
         assert (advice["policy"], advice["maxmemory"], advice["prefix"]) == ("lru", 400 << 10, None)
-        assert advice["accesses"] > 2000
+        assert advice["accesses"] > 1500
         # Each key is gone before it is asked for again; a policy that keeps some of them hits those.
         assert advice["miss_ratio"] > 0.95
         assert advice["policies"]["lru"] > 0.95
@@ -236,7 +238,7 @@ async def test_advice_when_memory_is_plenty_or_nothing_was_noted() -> None:
         advice = await ask(client)
         assert advice["accesses"] == 0
         assert advice["recommendation"][0].startswith("too few accesses to say anything: 0 were noted")
-        loop_over(node.keyspace.database(0), node.keyspace, 1000, 15)
+        loop_over(node.keyspace.database(0), node.keyspace, 1000, 10)
         assert (await ask(client))["recommendation"] == ["half the memory would cost 0.0 points: less will do"]
         with pytest.raises(redis.ResponseError, match="no rule has the prefix 'nosuch:'"):
             await ask(client, "nosuch:")
