@@ -148,7 +148,7 @@ SUBJECTS: Final = (
     Subject(
         "memory",
         "memory",
-        "--shapes string_64,string_1000,hash_5,set_10,zset_10,list_10",
+        "--shapes string_64,hash_5,zset_10",
         "--shapes string_64,hash_5 --quick",
         share=0.07,
         parts=0,
@@ -171,7 +171,7 @@ SUBJECTS: Final = (
     Subject(
         "growth",
         "growth",
-        "--requests 40000 --managed-keys 10000,100000,1000000",
+        "--requests 40000 --keys 10000,5000000 --managed-keys 10000,300000",
         "--requests 10000 --keys 10000,200000 --prefixes 1,100 --rounds 3",
         share=0.1,
         parts=3,
