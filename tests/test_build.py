@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.machinery
 import importlib.util
 import subprocess
@@ -130,3 +131,18 @@ def test_what_the_c_compiler_refuses_leaves_no_object(
         builder.build(tmp_path, tmp_path / "work", command)
     assert "wrong.c" in capfd.readouterr().err
     assert list((tmp_path / "work" / "objects").glob("*.o")) == []
+
+
+def test_handlers_of_one_function_that_catch_different_things_name_them_differently(builder: ModuleType) -> None:
+    # Compiled, a name has one type in the whole function: the second handler would raise TypeError instead of running.
+    wrong = []
+    for name in builder.compiled_modules(ROOT):
+        for function in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+            if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            caught: dict[str, set[str]] = {}
+            for handler in ast.walk(function):
+                if isinstance(handler, ast.ExceptHandler) and handler.name and handler.type is not None:
+                    caught.setdefault(handler.name, set()).add(ast.unparse(handler.type))
+            wrong += [f"{name}, {function.name}: {each}" for each, kinds in caught.items() if len(kinds) > 1]
+    assert wrong == []

@@ -84,5 +84,9 @@ def test_revoked_call_is_not_run(tasks: Any) -> None:
     wait_until(lambda: any((inspect.scheduled() or {}).values()), "the call to reach the worker", TIMEOUT_S)
     result.revoke()
     wait_until(lambda: result.state == "REVOKED", "the revocation", TIMEOUT_S)
-    (worker,) = inspect.revoked().values()
-    assert result.id in worker
+    # A worker that takes longer than the question allows has not answered, and is asked again.
+    wait_until(
+        lambda: any(result.id in known for known in (inspect.revoked() or {}).values()),
+        "the worker to know it",
+        TIMEOUT_S,
+    )

@@ -170,7 +170,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--times", type=float, default=100.0, metavar="N", help="as much is written")
     parser.add_argument("--rows", type=int, default=60_000, metavar="N", help="keys of each kind")
     parser.add_argument("--seed", type=int, default=1, metavar="N")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.times <= 2:
+        parser.error("--times must be more than 2: the size is looked at from then on")
+    return options
 
 
 def main() -> int:
