@@ -534,7 +534,7 @@ def _add(db: Database, key: bytes, amount: int) -> object:
     new = old + amount
     if not INT64_MIN <= new <= INT64_MAX:
         return OVERFLOW
-    db.put(key, STRING, b"%d" % new, entry.deadline_ms, b"incrby")
+    db.respell(entry, b"%d" % new, b"incrby")
     return new
 
 

@@ -295,6 +295,22 @@ class Database:
         if self.heeded:
             self._tell(key, event)
 
+    def respell(self, entry: Entry, text: bytes, event: bytes) -> None:
+        """Let a string from `edit` hold another text; its deadline stays."""
+        if entry.lease is not None:
+            # No longer a copy of its row.
+            self.put(entry.key, STRING, text, entry.deadline_ms, event)
+            return
+        grown = len(text) - len(entry.value)  # type: ignore[arg-type]
+        entry.value = text
+        if grown:
+            weight = len(entry.key) + len(text)
+            weight = STRING_WEIGHTS[weight] if weight < SHARED_WEIGHTS else STRING_OVERHEAD + weight
+            entry.home.reweigh(entry, weight)
+        self.mutations += 1
+        if self.heeded:
+            self._tell(entry.key, event)
+
     def set_deadline(self, entry: Entry, deadline_ms: int, event: bytes) -> None:
         """Give a key from `edit` another time to live; NEVER takes it away."""
         entry.deadline_ms = deadline_ms

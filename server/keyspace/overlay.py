@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from persistence.change import DELETE, EXPIRY, NEVER, WRITE, Change
+from persistence.change import DELETE, EXPIRY, NEVER, STRING, WRITE, Change
 from persistence.field_lifetimes import ExpiringHash
 from server.keyspace.database import Database
 from server.keyspace.entry import Entry
@@ -145,6 +145,9 @@ class Overlay(Database):
     def edited(self, entry: Entry, event: bytes, members: list[bytes], delta: int) -> None:
         self._record(entry.key, entry, WRITE, members, True)
         self._tell_later(entry.key, event)
+
+    def respell(self, entry: Entry, text: bytes, event: bytes) -> None:
+        self.put(entry.key, STRING, text, entry.deadline_ms, event)
 
     def set_deadline(self, entry: Entry, deadline_ms: int, event: bytes) -> None:
         entry.deadline_ms = deadline_ms
