@@ -180,7 +180,9 @@ def test_what_recovery_folds_is_what_the_queue_has_merged(changes: list[Change])
         body = ledger.record("p:", change, seq, seq * 100, 0)
         for record in read_records(body, seq, 1, 1):
             replay.apply(record)
-        fresh = copy.copy(change)
+        fresh = Change(
+            change.key, change.verb, change.kind, change.value, change.members, change.deadline_ms, change.existed
+        )
         queued = fresh if queued is None else merge(queued, fresh)
     recovered = replay.take_unsaved(0)
     if queued is None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from persistence.breaker import Breaker
 from persistence.errors import MappingRejected, RowRejected, StoreDown, StoreTimeout
 from persistence.managed import ManagedPrefix
 from persistence.mapping import DELETE, REPLACE, Mapping, MappingError, RowOp, build_mapping
@@ -15,6 +17,7 @@ from persistence.stores.memory import AFTER, BEFORE, MemoryStore
 from persistence.stores.postgres import PostgresStore
 from persistence.stores.registry import open_store
 from persistence.stores.sqlite import SqliteStore
+from server.clock import SystemClock
 
 SHAPE = RelationShape(
     "t",
@@ -142,7 +145,7 @@ async def test_a_table_of_ours_whose_creation_is_not_answered_makes_no_write_unk
             raise StoreTimeout("no answer in time")
 
     rule = PrefixRule(Template("kv:{id}"), store="main", write="write-behind")
-    prefix = ManagedPrefix(rule, store, None)  # type: ignore[arg-type]
+    prefix = ManagedPrefix(rule, store, Breaker("main", SystemClock(), Random(0)))
     store.fault = lose_the_answer
     with pytest.raises(StoreDown, match="no answer in time"):
         await prefix.prepare()

@@ -20,6 +20,7 @@ from protocol.replies import Push
 from server.app import Node
 from server.commands.context import Context, TrackingMode
 from server.config import parse_config
+from server.keyspace.keyspace import Keyspace
 from server.tracking import Tracking
 from tests.server.commands.test_against_redis import redis_port  # noqa: F401 - a fixture
 from tests.support.dialogue import Talker
@@ -467,7 +468,7 @@ class Reader(Context):
     """A client without a server."""
 
     def __init__(self, client_id: int) -> None:
-        super().__init__(None, client_id, None)  # type: ignore[arg-type]
+        super().__init__(None, client_id, Keyspace(1, 1).database(0))  # type: ignore[arg-type]
         self.protocol = 3
         self.heard: list[bytes] = []
 
