@@ -146,3 +146,35 @@ def test_handlers_of_one_function_that_catch_different_things_name_them_differen
                     caught.setdefault(handler.name, set()).add(ast.unparse(handler.type))
             wrong += [f"{name}, {function.name}: {each}" for each, kinds in caught.items() if len(kinds) > 1]
     assert wrong == []
+
+
+def test_no_interpreted_class_inherits_from_a_compiled_one(builder: ModuleType) -> None:
+    compiled = set(builder.compiled_modules(ROOT))
+    trees = {path: ast.parse((ROOT / path).read_text()) for path in modules_of_the_rooms()}
+    # Compiled all the same as classes of Python's own: protocols, and what inherits from an exception or a tuple.
+    native = {
+        (path, node.name)
+        for path in compiled
+        for node in ast.walk(trees[path])
+        if isinstance(node, ast.ClassDef)
+        and not any("allow_interpreted" in ast.unparse(d) for d in node.decorator_list)
+    }
+    wrong = []
+    for path in trees.keys() - compiled:
+        imported = {
+            alias.asname or alias.name: (node.module.replace(".", "/") + ".py", alias.name)
+            for node in ast.walk(trees[path])
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        }
+        for node in ast.walk(trees[path]):
+            if isinstance(node, ast.ClassDef):
+                bases = [imported.get(ast.unparse(base)) for base in node.bases]
+                wrong += [f"{path}: {node.name} inherits from {base[1]}" for base in bases if base in native]
+    assert wrong == []
+
+
+def modules_of_the_rooms() -> list[str]:
+    """Every module of the four rooms."""
+    rooms = ("protocol", "eviction", "persistence", "server")
+    return [str(path.relative_to(ROOT)) for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
