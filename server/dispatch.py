@@ -173,8 +173,8 @@ class Dispatch:
             return BULK_HEADERS[len(reply)] + reply + b"\r\n"  # type: ignore[arg-type,operator]
         if kind is Status:
             return reply.wire  # type: ignore[attr-defined,no-any-return]
-        if kind is int and 0 <= reply < _SMALL_INTEGERS:  # type: ignore[operator]
-            return INTEGERS[reply]  # type: ignore[call-overload,no-any-return]
+        if kind is int:
+            return INTEGERS[reply] if 0 <= reply < _SMALL_INTEGERS else b":%d\r\n" % reply  # type: ignore
         if kind is Error:
             self.count_error(reply)  # type: ignore[arg-type]
         if not put_off(session, reply):
@@ -254,8 +254,8 @@ class Dispatch:
                 out.append(reply.wire)  # type: ignore[attr-defined]
             elif reply is None:
                 out.append(b"$-1\r\n" if session.protocol == 2 else b"_\r\n")
-            elif kind is int and 0 <= reply < _SMALL_INTEGERS:  # type: ignore[operator]
-                out.append(INTEGERS[reply])  # type: ignore[call-overload]
+            elif kind is int:
+                out.append(INTEGERS[reply] if 0 <= reply < _SMALL_INTEGERS else b":%d\r\n" % reply)  # type: ignore
             else:
                 if kind is Error:
                     self.count_error(reply)  # type: ignore[arg-type]
