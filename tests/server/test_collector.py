@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 
 import pytest
 
 from server.collector import YOUNG, Collector
+from server.net.connection import Connection
+from server.session import Session
+from tests.support.node import running_node
+from tests.support.waiting import eventually
+
+RULE = '[prefix."k:"]\nstore = "main"\nread = "read-through"\nwrite = "write-through"\n'
+# What clients do before they leave, some in the middle of it.
+VISITS: list[list[bytes]] = [
+    [b"SET a 1", b"GET a", b"MULTI", b"INCR n", b"EXEC", b"NOSUCH"],
+    [b"GET k:0", b"SET k:1 x", b"INCR k:2", b"MGET k:1 k:3", b"EVAL 'return redis.call(\"GET\", KEYS[1])' 1 k:1"],
+    [b"HELLO 3", b"CLIENT TRACKING ON", b"GET a", b"GET k:1", b"SET k:1 y"],
+    [b"SUBSCRIBE news", b"PSUBSCRIBE n*"],
+    [b"BLPOP nothing 0.01", b"RPUSH list a", b"BLPOP list 1"],
+    [b"WATCH a", b"MULTI", b"SET a 2"],
+    [b"MONITOR"],
+    [b"*x"],
+]
 
 
 @pytest.fixture
@@ -48,3 +66,37 @@ def test_taming_makes_visits_short_and_leaves_the_oldest_alone(collector: Collec
         gc.callbacks.remove(collector.visited)
         gc.set_threshold(*before)
         gc.unfreeze()
+
+
+async def test_clients_that_come_and_go_leave_no_circles_behind() -> None:
+    async with running_node('[stores.main]\nurl = "memory:"\n' + RULE) as node:
+        port = node.listener.port
+
+        async def visit(lines: list[bytes]) -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for line in lines:
+                writer.write(line + b"\r\n")
+                await writer.drain()
+                await reader.read(1 << 16)
+            writer.close()
+            await writer.wait_closed()
+
+        def left() -> int:
+            return sum(isinstance(each, Connection | Session | asyncio.Task) for each in gc.get_objects())
+
+        await visit(VISITS[0])
+        gc.collect()
+        gc.disable()
+        try:
+            await eventually(lambda: not node.peers.by_id)
+            before = left()
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            await eventually(lambda: left() >= before + 2)
+            writer.close()
+            await writer.wait_closed()
+            for lines in VISITS * 5:
+                await visit(lines)
+            await eventually(lambda: not node.peers.by_id)
+            await eventually(lambda: left() <= before + 2)
+        finally:
+            gc.enable()
