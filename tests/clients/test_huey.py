@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -38,6 +39,15 @@ def task_of(huey: Any, function: Callable[..., Any], **options: Any) -> Any:
     return huey.task(**options)(function)
 
 
+def outcome(result: Any, attempts: int) -> object:
+    """What the last attempt brought: huey tells of the exception of an attempt that will be repeated, too."""
+    for _ in range(attempts - 1):
+        with contextlib.suppress(huey_package.exceptions.TaskException):
+            return result.get(blocking=True, timeout=TIMEOUT_S)
+        result.reset()
+    return result.get(blocking=True, timeout=TIMEOUT_S)
+
+
 def test_results_exceptions_and_retries_come_back(huey: Any) -> None:
     attempts: list[int] = []
 
@@ -61,7 +71,7 @@ def test_results_exceptions_and_retries_come_back(huey: Any) -> None:
         assert huey.enqueue(chain).get(blocking=True, timeout=TIMEOUT_S) == [3, 13, 113]
         with pytest.raises(huey_package.exceptions.TaskException, match="KeyError"):
             never().get(blocking=True, timeout=TIMEOUT_S)
-        assert third_time().get(blocking=True, timeout=TIMEOUT_S) == "at last"
+        assert outcome(third_time(), 3) == "at last"
     assert len(attempts) == 3
     assert huey.pending_count() == 0
 
