@@ -309,11 +309,6 @@ class Mapping:
             return self._update(key, change, wall_offset_ms)
         return self._replace(key, change, wall_offset_ms)
 
-    def replace_op(self, key: RowKey, change: Change, wall_offset_ms: int) -> RowOp:
-        """The whole value as one REPLACE, for an UPDATE that found no row."""
-        self._check_kind(change)
-        return self._replace(key, change, wall_offset_ms)[0]
-
     def _replace(self, key: RowKey, change: Change, wall_offset_ms: int) -> tuple[RowOp, object]:
         raise NotImplementedError
 

@@ -625,8 +625,3 @@ class Database:
         if watchers:
             for watcher in list(watchers):
                 watcher.touched()
-
-
-def deadline_after(now_ms: int, ttl_ms: int) -> int:
-    """The deadline of something that lives `ttl_ms` milliseconds from now; 0 means that it does not expire."""
-    return now_ms + ttl_ms if ttl_ms else NEVER

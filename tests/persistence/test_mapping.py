@@ -410,9 +410,9 @@ def test_delete_and_expiry() -> None:
     assert mapping.accept((1,), Change(b"user:1", EXPIRY, HASH, value, None, 5, True), 0) == (None, value)
 
 
-def test_replace_op_writes_the_whole_value_of_an_update_that_found_no_row() -> None:
-    change = write({b"id": b"1", b"name": b"Ann", b"age": b"4"}, members={b"age"}, existed=True)
-    op = mapping_of().replace_op((1,), change, 0)
+def test_whole_value_is_written_after_an_update_that_found_no_row() -> None:
+    change = write({b"id": b"1", b"name": b"Ann", b"age": b"4"}, members=None, existed=False)
+    op, _ = accepted(mapping_of(), change)
     assert (op.verb, op.columns, op.values) == (REPLACE, ("name", "age", "born"), ("Ann", 4, None))
 
 
