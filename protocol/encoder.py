@@ -8,7 +8,19 @@ from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import Final
 
-from protocol.replies import NIL_ARRAY, NO_REPLY, BigNumber, Error, Map, Push, Ready, SetOf, Status, Verbatim
+from protocol.replies import (
+    NIL_ARRAY,
+    NO_REPLY,
+    BigNumber,
+    Elements,
+    Error,
+    Map,
+    Push,
+    Ready,
+    SetOf,
+    Status,
+    Verbatim,
+)
 
 CRLF: Final = b"\r\n"
 # asyncio and uvloop join what they are given below some such size before sending; above it, writev wins.
@@ -150,6 +162,11 @@ def _write(pieces: list[bytes], large: list[int], reply: object, protocol: int) 
                 if len(item.items) < _SEVERAL or not _alike(pieces, large, item.items):
                     inner = iter(item.items)
                     break
+            elif isinstance(item, Elements):
+                kind = b"*" if protocol < 3 else item.kind
+                pieces.append(_header(kind, item.count // 2 if kind == b"%" else item.count))
+                inner = iter(item.items)
+                break
             elif isinstance(item, Push):
                 pieces.append(_header(b"*" if protocol < 3 else b">", len(item.items)))
                 inner = iter(item.items)

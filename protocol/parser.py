@@ -34,7 +34,19 @@ from typing import Final
 
 from protocol.errors import ProtocolError, printable
 from protocol.limits import DEFAULT, Limits
-from protocol.quick import ALONE, COMPILED, CRLF, PATIENCE, QUICK_ARGS, QUICK_BULK, alone, by_bytes, by_split
+from protocol.quick import (
+    ALONE,
+    COMPILED,
+    CRLF,
+    PATIENCE,
+    QUICK_ARGS,
+    QUICK_BULK,
+    alike,
+    alone,
+    by_bytes,
+    by_split,
+    learn_alike,
+)
 
 # Arguments from this size on collect in a bytearray. Smaller ones wait in the tail, where they are copied twice:
 # below some ten kilobytes that is cheaper than an object more.
@@ -215,9 +227,13 @@ class RequestParser:
                     return out
             if COMPILED:
                 pos = by_bytes(data, 0, most, self._max_args, out)
+            elif most == 0 and alike(data, out):
+                pos = size
             else:
                 pos = by_split(data, 0, most, self._max_args, out)
-            if pos == len(data):
+                if pos == size and len(out) > 1:
+                    learn_alike(data, out)
+            if pos == size:
                 self.drained = True
                 return out
         self.drained = False

@@ -154,6 +154,18 @@ class Push:
         return f"Push({self.items!r})"
 
 
+class Elements:
+    """So many elements that are read, once, while they are written. ``kind`` is what it is under RESP3: an array
+    (``*``), a set (``~``), or a map (``%``, keys and values in turn, both counted)."""
+
+    __slots__ = ("count", "items", "kind")
+
+    def __init__(self, items: Iterable[object], count: int, kind: bytes = b"*") -> None:
+        self.items: Final = items
+        self.count: Final = count
+        self.kind: Final = kind
+
+
 class Ready:
     """A whole reply in wire form, in chunks."""
 

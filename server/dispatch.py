@@ -62,6 +62,8 @@ _SLICE: Final = OUTPUT_HIGH_WATER // (2 * (len(BULK_HEADERS) + 16))
 _LOOK_AHEAD: Final = 4096
 # Times that a write is run again because its row was deleted underneath it, before the client is told to try later.
 _ATTEMPTS: Final = 5
+# What sessions in a special state find on the short road.
+_NO_COMMANDS: Final[dict[bytes, CommandSpec]] = {}
 # Bytes that the commands queued in one MULTI may take.
 _MULTI_LIMIT: Final = 256 << 20
 
@@ -132,7 +134,7 @@ class Dispatch:
     # -- one command --------------------------------------------------------------------------------------------------
 
     def run_one(self, session: Session, argv: list[bytes]) -> bytes | None:
-        """The short road for a read that is one command: its encoded reply.
+        """The short road for one command that came alone: its encoded reply.
 
         None: nothing has been done, `run_batch` has to do it. Empty: the command waits (`session.waiting`), or the
         reply is long and lies in `long_reply`. What is here is there too, without the batch; special cases are left to
@@ -142,22 +144,27 @@ class Dispatch:
         if spec is None or session.state:
             return None
         arity = spec.arity
-        argc = len(argv)
-        if argc != arity and (arity >= 0 or argc < -arity):
+        if len(argv) != arity and (arity >= 0 or len(argv) < -arity):
             return None
-        db = session.db
         reply: object
         try:
-            if self.engine.active and db is self.managed_db:
+            if self.engine.active and session.db is self.managed_db:
                 if spec.writes:
-                    return None
-                spec.calls += 1
-                before = db.attention
-                reply = spec.handler(session, argv)
-                if db.attention != before:
-                    reply = self._look_again(session, spec, argv, reply, True)
+                    if spec.grows and self.keyspace.limited:
+                        return None
+                    spec.calls += 1
+                    reply = self._write(session, spec, argv, True)
                     if session.waiting is not None:
                         return b""
+                else:
+                    spec.calls += 1
+                    db = session.db
+                    before = db.attention
+                    reply = spec.handler(session, argv)
+                    if db.attention != before:
+                        reply = self._look_again(session, spec, argv, reply, True)
+                        if session.waiting is not None:
+                            return b""
             else:
                 if spec.grows and self.keyspace.limited:
                     return None
@@ -190,45 +197,47 @@ class Dispatch:
         Stops early when `session.waiting` is set, when the output has passed the high-water mark, or when the session
         is to be closed. The keyspace's clock must have been set by the caller.
         """
-        ordinary = self._ordinary
-        active = self.engine.active
-        managed_db = self.managed_db
+        table = self._ordinary
+        ordinary = table if not session.state else _NO_COMMANDS
+        managed = self.engine.active and session.db is self.managed_db
         limited = self.keyspace.limited
         size = 0
         # Short replies are not weighed: so many of them cannot pass the high-water mark.
-        count = len(commands)
-        if count - position > _SLICE:
-            count = position + _SLICE
-        while position < count:
-            argv = commands[position]
+        if position or len(commands) > _SLICE:
+            ahead = commands[position : position + _SLICE]
+        else:
+            ahead = commands
+        for argv in ahead:
             position += 1
             reply: object
             spec = ordinary.get(argv[0])
-            if spec is None or session.state:
+            if spec is None:
                 reply = self._unusual(session, argv)
                 if session.waiting is not None or session.close_after_reply:
                     if session.waiting is None:
                         encode_into(out, reply, session.protocol)
                     break
+                # Another state, or another database.
+                ordinary = table if not session.state else _NO_COMMANDS
+                managed = self.engine.active and session.db is self.managed_db
             else:
                 arity = spec.arity
-                argc = len(argv)
-                if argc != arity and (arity >= 0 or argc < -arity):
+                if len(argv) != arity and (arity >= 0 or len(argv) < -arity):
                     spec.rejected += 1
                     reply = errors.wrong_arity(spec.name)
                 else:
                     spec.calls += 1
-                    db = session.db
                     try:
                         if spec.writes:
                             if limited and spec.grows and not self.keyspace.make_room():
                                 spec.rejected += 1
                                 reply = errors.OOM
-                            elif active and db is managed_db:
+                            elif managed:
                                 reply = self._write(session, spec, argv, True)
                             else:
                                 reply = spec.handler(session, argv)
-                        elif active and db is managed_db:
+                        elif managed:
+                            db = session.db
                             before = db.attention
                             reply = spec.handler(session, argv)
                             if db.attention != before:
@@ -240,11 +249,11 @@ class Dispatch:
                         reply = error.reply
                     except Exception as bug:
                         reply = self.fail(spec, argv, bug)
-            if active and session.waiting is not None:
-                # A plan of the engine's: look ahead, then stop here.
-                if position < len(commands):
-                    self._look_ahead(session, commands, position - 1)
-                break
+                    if managed and session.waiting is not None:
+                        # A plan of the engine's: look ahead, then stop here.
+                        if position < len(commands):
+                            self._look_ahead(session, commands, position - 1)
+                        break
             # The frequent replies are encoded here; the encoder knows the rest.
             kind = type(reply)
             if kind is bytes and len(reply) < _SHORT_BULK:  # type: ignore[arg-type]

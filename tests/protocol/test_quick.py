@@ -1,11 +1,11 @@
-"""The quick road for a read that is one command reads what the careful road reads, whatever shapes it has learnt."""
+"""The quick roads for reads of a known shape read what the careful road reads, whatever shapes they have learnt."""
 
 from __future__ import annotations
 
 import random
 
 from protocol.parser import RequestParser
-from protocol.quick import alone
+from protocol.quick import _RUNS, alike, alone, learn_alike
 
 ALPHABET = b"ab\r\n$*3"
 
@@ -59,3 +59,48 @@ def test_line_ends_within_arguments_are_no_obstacle_once_the_shape_is_known() ->
     # As long as the known one, with another header.
     assert alone(b"*2\r\n$3\r\nGET\r\n$17\r\nsixteen bytes ok\r\n") is None
     assert alone(b"*2\r\n$3\r\nGET\r\n$16\r\nsixteen bytes ok\n\n") is None
+
+
+def test_pipeline_of_a_learnt_shape_is_what_the_careful_road_reads() -> None:
+    draw = random.Random(11)
+    taken = 0
+    for _ in range(3_000):
+        # Few lengths, so that reads of another shape have the length of a known one.
+        lengths = [draw.choice((1, 2)) for _ in range(draw.choice((2, 2, 3, 4, 5)))]
+        commands = [[bytes(draw.choices(ALPHABET, k=length)) for length in lengths] for _ in range(draw.choice((2, 3)))]
+        if draw.random() < 0.8:
+            for argv in commands:
+                argv[0] = b"G" * lengths[0]
+        if draw.random() < 0.1:
+            commands[-1] = [argv + b"x" for argv in commands[-1]]
+        whole = b"".join(map(packed, commands))
+        data = damaged(whole, draw)
+        out: list[list[bytes]] = []
+        if data and alike(data, out):
+            taken += 1
+            assert careful(data) == out, data
+        else:
+            assert out == []
+            if data == whole:
+                learn_alike(data, commands)
+    assert taken > 300
+
+
+def test_pipeline_whose_last_command_is_another_is_left_alone() -> None:
+    known = [[b"GET", b"key:%03d" % n] for n in range(16)]
+    learn_alike(b"".join(map(packed, known)), known)
+    out: list[list[bytes]] = []
+    assert alike(b"".join(map(packed, known)), out)
+    assert out == known
+    for place in (0, 7, 15):
+        others = [list(argv) for argv in known]
+        others[place][0] = b"DEL"
+        assert not alike(b"".join(map(packed, others)), out)
+    assert out == known
+
+
+def test_shapes_of_pipelines_are_remembered_within_bounds() -> None:
+    for size in range(1, 2_000):
+        commands = [[b"GET", b"k" * size]] * 2
+        learn_alike(b"".join(map(packed, commands)), commands)
+    assert len(_RUNS) <= 512
