@@ -189,11 +189,14 @@ class Auto(Policy):
             yield from self.former._members()
         yield from self.current._members()
 
-    def _cleared(self) -> None:
-        self.former = None
-        self.current.clear()
+    def _cleared(self) -> list[object]:
+        held = self.current.clear()
+        if self.former is not None:
+            held += self.former.clear()
+            self.former = None
         if self.owns_shadow:
             self.following.clear()
+        return held
 
     def stats(self) -> PolicyStats:
         inner = self.current.stats()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from eviction.node_queue import NodeQueue
+from eviction.node_queue import DEAD_BYTES, NodeQueue
 from eviction.policy import Node, Policy, PolicyStats
 
 QUEUED = 1
@@ -34,14 +34,13 @@ class Fifo(Policy):
     def _members(self) -> Iterator[Node]:
         return iter(self.queue)
 
-    def _cleared(self) -> None:
-        self.queue.clear()
+    def _cleared(self) -> list[object]:
+        return self.queue.clear()
 
     def stats(self) -> PolicyStats:
         dead = self.queue.dead_count
-        return PolicyStats(
-            self.name, self.count, self.weight, len(self.parked), dead, 0, 8 * (self.count + dead) + 100 * dead, 0.0
-        )
+        overhead = 8 * self.count + DEAD_BYTES * dead
+        return PolicyStats(self.name, self.count, self.weight, len(self.parked), dead, 0, overhead, 0.0)
 
     def check(self) -> None:
         super().check()

@@ -94,11 +94,14 @@ class IndexList:
             yield self.node(slot)
             slot = self.next[slot]
 
-    def clear(self) -> None:
+    def clear(self) -> list[object]:
+        """Begin anew; the containers of the old lists."""
+        held: list[object] = [self.slots, self.next, self.prev]
         self.next = list(range(self.lists))
         self.prev = list(range(self.lists))
         self.slots = [None] * self.lists
         self.free = 0
+        return held
 
     def overhead_bytes(self) -> int:
         return 56 * len(self.slots)

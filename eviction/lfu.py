@@ -24,7 +24,7 @@ from typing import Final
 from zlib import crc32
 
 from eviction.ghosts import PAYLOAD_BITS, Ghosts
-from eviction.node_queue import NodeQueue
+from eviction.node_queue import DEAD_BYTES, NodeQueue
 from eviction.policy import HITS, MAX_SECOND_CHANCES, SAMPLED, Node, Policy, PolicyStats
 
 CREDIT: Final = 15  # the most that hits raise a node above the level at once; the ghost's payload holds as much
@@ -142,16 +142,16 @@ class Lfu(Policy):
         for priority in range(self.level, self.level + RING):
             yield from self.ring[priority & 15]
 
-    def _cleared(self) -> None:
-        for queue in self.ring:
-            queue.clear()
+    def _cleared(self) -> list[object]:
+        held = [container for queue in self.ring for container in queue.clear()]
         self.level = 1
         self.ghosts.clear()
         self.ghost_room = 0
+        return held
 
     def stats(self) -> PolicyStats:
         dead = sum([queue.dead_count for queue in self.ring])
-        overhead = 8 * self.count + 108 * dead + self.ghosts.overhead_bytes()
+        overhead = 8 * self.count + DEAD_BYTES * dead + self.ghosts.overhead_bytes()
         return PolicyStats(self.name, self.count, self.weight, len(self.parked), dead, len(self.ghosts), overhead, 0.0)
 
     def check(self) -> None:

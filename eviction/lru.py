@@ -56,8 +56,8 @@ class Lru(Policy):
     def _members(self) -> Iterator[Node]:
         return self.order.iterate(0)
 
-    def _cleared(self) -> None:
-        self.order.clear()
+    def _cleared(self) -> list[object]:
+        return self.order.clear()
 
     def stats(self) -> PolicyStats:
         return PolicyStats(self.name, self.count, self.weight, len(self.parked), 0, 0, self.order.overhead_bytes(), 0.0)

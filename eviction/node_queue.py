@@ -27,6 +27,7 @@ from eviction.policy import Node
 
 SWEEP_STEPS: Final = 8  # records looked at per removal while sweeping; must exceed the 6 that break even at a sixth
 SWEEP_FROM: Final = 32  # below so many dead records sweeping is not worth a branch
+DEAD_BYTES: Final = 300  # of a dead record: itself, its place in `dead`, and the node with its key that it keeps
 
 
 class NodeQueue:
@@ -69,11 +70,14 @@ class NodeQueue:
         if self.dead_count >= SWEEP_FROM and self.dead_count * 6 > len(self.head) + len(self.tail):
             self._sweep()
 
-    def clear(self) -> None:
-        self.head.clear()
-        self.tail.clear()
-        self.dead.clear()
+    def clear(self) -> list[object]:
+        """Begin anew; the containers of the old records."""
+        held: list[object] = [self.head, self.tail, self.dead]
+        self.head = deque()
+        self.tail = deque()
+        self.dead = {}
         self.dead_count = 0
+        return held
 
     def __iter__(self) -> Iterator[Node]:
         skip = dict(self.dead)

@@ -193,14 +193,14 @@ class Policy(ABC):
             node.freq = min(node.freq & HITS, self.hit_cap)
             self.adopted(node)
 
-    def clear(self) -> None:
-        """Forget everything, remembered ghosts too (FLUSHALL)."""
-        for node in self.nodes():
-            node.where = NOWHERE
-        self.parked.clear()
+    def clear(self) -> list[object]:
+        """Forget everything, remembered ghosts too (FLUSHALL), whatever it was in O(1): the containers that held the
+        order, to be taken apart by and by. Its nodes must not be used any more: their `where` stays."""
+        held: list[object] = [self.parked]
+        self.parked = {}
         self.count = 0
         self.weight = 0
-        self._cleared()
+        return held + self._cleared()
 
     def stats(self) -> PolicyStats:
         return PolicyStats(self.name, self.count, self.weight, len(self.parked), 0, 0, 0, 0.0)
@@ -241,8 +241,8 @@ class Policy(ABC):
         """The nodes in the order, parked ones excluded."""
 
     @abstractmethod
-    def _cleared(self) -> None:
-        """Empty the order."""
+    def _cleared(self) -> list[object]:
+        """Begin a new, empty order; the containers of the old one."""
 
     def _reweighed(self, node: Node, delta: int) -> None:  # noqa: B027 - only for policies with several queues
         """A node in the order grew by `delta`."""
@@ -281,5 +281,5 @@ class NoEviction(Policy):
     def _members(self) -> Iterator[Node]:
         return iter(())
 
-    def _cleared(self) -> None:
-        pass
+    def _cleared(self) -> list[object]:
+        return []

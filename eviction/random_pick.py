@@ -48,9 +48,11 @@ class RandomPick(Policy):
         yield from self.front
         yield from self.pool
 
-    def _cleared(self) -> None:
-        self.pool.clear()
-        self.front.clear()
+    def _cleared(self) -> list[object]:
+        held: list[object] = [self.pool, self.front]
+        self.pool = []
+        self.front = {}
+        return held
 
     def stats(self) -> PolicyStats:
         return PolicyStats(self.name, self.count, self.weight, len(self.parked), 0, 0, 8 * len(self.pool), 0.0)

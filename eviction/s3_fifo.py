@@ -55,7 +55,7 @@ from typing import Final
 from zlib import crc32
 
 from eviction.ghosts import PAYLOAD_BITS, Ghosts
-from eviction.node_queue import NodeQueue
+from eviction.node_queue import DEAD_BYTES, NodeQueue
 from eviction.policy import HITS, MAX_SECOND_CHANCES, SAMPLED, CostOf, Node, Policy, PolicyStats
 
 SMALL: Final = 1
@@ -296,9 +296,7 @@ class S3Fifo(Policy):
         yield from self.small
         yield from self.main
 
-    def _cleared(self) -> None:
-        self.small.clear()
-        self.main.clear()
+    def _cleared(self) -> list[object]:
         self.small_weight = 0
         self.main_weight = 0
         self.small_ghosts.clear()
@@ -309,10 +307,12 @@ class S3Fifo(Policy):
         self.main_evicted = 0
         self.main_returned = 0
         self.looping = False
+        return self.small.clear() + self.main.clear()
 
     def stats(self) -> PolicyStats:
         dead = self.small.dead_count + self.main.dead_count
-        overhead = self.small_ghosts.overhead_bytes() + self.main_ghosts.overhead_bytes() + 8 * self.count + 108 * dead
+        remembered = self.small_ghosts.overhead_bytes() + self.main_ghosts.overhead_bytes()
+        overhead = remembered + 8 * self.count + DEAD_BYTES * dead
         ghosts = len(self.small_ghosts) + len(self.main_ghosts)
         return PolicyStats(self.name, self.count, self.weight, len(self.parked), dead, ghosts, overhead, self.share)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from eviction.node_queue import NodeQueue
+from eviction.node_queue import DEAD_BYTES, NodeQueue
 from eviction.policy import MAX_SECOND_CHANCES, Node, Policy, PolicyStats
 
 
@@ -74,15 +74,13 @@ class Sieve(Policy):
         yield from self.ahead
         yield from self.behind
 
-    def _cleared(self) -> None:
-        self.ahead.clear()
-        self.behind.clear()
+    def _cleared(self) -> list[object]:
+        return self.ahead.clear() + self.behind.clear()
 
     def stats(self) -> PolicyStats:
         dead = self.ahead.dead_count + self.behind.dead_count
-        return PolicyStats(
-            self.name, self.count, self.weight, len(self.parked), dead, 0, 8 * self.count + 108 * dead, 0.0
-        )
+        overhead = 8 * self.count + DEAD_BYTES * dead
+        return PolicyStats(self.name, self.count, self.weight, len(self.parked), dead, 0, overhead, 0.0)
 
     def check(self) -> None:
         super().check()

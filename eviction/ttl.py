@@ -5,7 +5,7 @@ from typing import Final
 
 from sortedcontainers import SortedDict
 
-from eviction.node_queue import NodeQueue
+from eviction.node_queue import DEAD_BYTES, NodeQueue
 from eviction.policy import NOWHERE, PARKED, Node, Policy, PolicyStats
 
 NEVER: Final = 1  # where: no deadline; these go last, the oldest first
@@ -80,13 +80,14 @@ class Ttl(Policy):
             yield from bucket
         yield from self.never
 
-    def _cleared(self) -> None:
-        self.buckets.clear()
-        self.never.clear()
+    def _cleared(self) -> list[object]:
+        held = [self.buckets, *self.never.clear()]
+        self.buckets = SortedDict()
+        return held
 
     def stats(self) -> PolicyStats:
         dead = self.never.dead_count
-        overhead = 108 * dead + 8 * len(self.never) + 60 * self.count + 300 * len(self.buckets)
+        overhead = DEAD_BYTES * dead + 8 * len(self.never) + 60 * self.count + 300 * len(self.buckets)
         return PolicyStats(self.name, self.count, self.weight, len(self.parked), dead, 0, overhead, 0.0)
 
     def check(self) -> None:

@@ -16,6 +16,7 @@ FIRST_ORIGIN: Final = -2  # `where` of a popped node: -2 minus its segment, out 
 
 WINDOW_PERCENT: Final = 1  # of the capacity, as in the paper and in Caffeine's start
 PROTECTED_PERCENT: Final = 80  # of the main part
+MOST_MOVES: Final = 64  # between segments at a time: when the capacity is cut by half, half of them are too large
 
 
 class WTinyLfu(Policy):
@@ -76,9 +77,9 @@ class WTinyLfu(Policy):
         # Protected over its part: its oldest get one more chance as probation's newest.
         limit = self._main_limit() * PROTECTED_PERCENT // 100
         lists = self.lists
-        while self.protected_weight > limit:
+        for _ in range(MOST_MOVES):
             slot = lists.oldest(PROTECTED)
-            if slot == PROTECTED:
+            if slot == PROTECTED or self.protected_weight <= limit:
                 return
             weight = lists.node(slot).weight
             lists.move(PROBATION, slot)
@@ -90,9 +91,9 @@ class WTinyLfu(Policy):
         # What the window has too much goes to main without a duel while main has room.
         main_limit = self._main_limit()
         window_limit = self._capacity() - main_limit
-        while self.window_weight > window_limit:
+        for _ in range(MOST_MOVES):
             slot = self.lists.oldest(WINDOW)
-            if slot == WINDOW:
+            if slot == WINDOW or self.window_weight <= window_limit:
                 return
             weight = self.lists.node(slot).weight
             if self.probation_weight + self.protected_weight + weight > main_limit:
@@ -169,13 +170,13 @@ class WTinyLfu(Policy):
         for segment in (WINDOW, PROBATION, PROTECTED):
             yield from self.lists.iterate(segment)
 
-    def _cleared(self) -> None:
-        self.lists.clear()
+    def _cleared(self) -> list[object]:
         self.segment = bytearray(3)
         self.window_weight = 0
         self.probation_weight = 0
         self.protected_weight = 0
         self.sketch.clear()
+        return self.lists.clear()
 
     def stats(self) -> PolicyStats:
         overhead = self.lists.overhead_bytes() + len(self.segment) + self.sketch.overhead_bytes()

@@ -6,6 +6,7 @@ tests/eviction/test_contract.py -k "<policy>-<seed>"`.
 """
 
 import random
+from collections import deque
 from collections.abc import Callable
 
 import pytest
@@ -131,8 +132,8 @@ class History:
 
     def rare(self) -> None:
         if self.random.random() < 0.2:
-            self.policy.clear()
-            self.out += self.live.values()
+            held = self.policy.clear()
+            assert all(isinstance(container, (dict, deque, list)) for container in held)
             self.live.clear()
             self.pinned.clear()
             return
