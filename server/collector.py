@@ -5,9 +5,13 @@ that could be part of one. A keyspace is millions of such objects and no circle.
 again while they become more: filling to five million keys, the longest of these visits stops the server for 0.8 s.
 
 The method: what has survived two visits is *frozen*, which takes it out of the collector's sight for ever at a cost
-that does not depend on how much it is (lists are joined). So a visit sees what is new: the youngest generation of at
-most YOUNG objects, and, every fourth time, the few generations that have survived one visit. Both together cost about
-a tenth of a microsecond per object that stays, and never more than two milliseconds at a time.
+that does not depend on how much it is (lists are joined). So a visit sees what is new: the youngest generation, and,
+every fourth time, the few generations that have survived one visit. Both together cost a tenth to two tenths of a
+microsecond per object that stays, and one or two milliseconds at a time.
+
+When it comes. By itself it comes when YOUNG more objects were made than freed. But a full cache frees as many as it
+makes: the collector hardly ever came, and then found forty thousand new ones, which took 50 ms. So it is also called by
+the clock, every few milliseconds in which anything is done at all (`ticked`); an idle server never calls it.
 
 The price: a circle that forms among frozen objects is never found. Therefore nothing that lives long may end as a
 circle: the keyspace has none (the consumers of a stream's groups are undone by hand, see keyspace/graveyard.py), and
@@ -30,14 +34,19 @@ YOUNG: Final = 2_000
 _VISITS: Final = 3
 # The oldest generation is always empty; its turn need never come.
 _NEVER: Final = 1_000_000
+# Milliseconds of work between two visits: some thousand new objects.
+_EVERY_MS: Final = 4
 
 
 class Collector:
     """Keeps the collector's visits short, and counts them."""
 
-    __slots__ = ("_began_ns", "longest_ns", "passes", "total_ns")
+    __slots__ = ("_began_ns", "_turn", "_visited_ms", "longest_ns", "passes", "total_ns")
 
     def __init__(self) -> None:
+        # When the clock last called it, and how often that was.
+        self._visited_ms = 0
+        self._turn = 0
         # When the visit under way began.
         self._began_ns = 0
         self.passes = 0
@@ -50,6 +59,13 @@ class Collector:
         gc.freeze()
         gc.set_threshold(YOUNG, _VISITS, _NEVER)
         gc.callbacks.append(self.visited)
+
+    def ticked(self, now_ms: int) -> None:
+        """The time has moved on, and something is going to be done."""
+        if now_ms - self._visited_ms >= _EVERY_MS:
+            self._visited_ms = now_ms
+            self._turn += 1
+            gc.collect(0 if self._turn % (_VISITS + 1) else 1)
 
     def visited(self, phase: str, info: dict[str, int]) -> None:
         """The collector calls this before and after each visit."""

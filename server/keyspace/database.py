@@ -19,7 +19,9 @@ from eviction.lfu import log_counter
 from eviction.policy import HITS
 from persistence.change import HASH, NEVER, STRING
 from persistence.field_lifetimes import ExpiringHash
+from persistence.lease import Lease
 from server.keyspace.entry import Entry
+from server.keyspace.excerpt import Excerpt
 from server.keyspace.field_wheel import FieldWheel
 from server.keyspace.graveyard import Graveyard
 from server.keyspace.placement import Placement
@@ -27,7 +29,7 @@ from server.keyspace.shard import TABLES, Shard
 from server.keyspace.shard_group import ShardGroup
 from server.keyspace.slots import SLOTS, tagged
 from server.keyspace.terms import Terms
-from server.keyspace.values.kinds import revive, weigh
+from server.keyspace.values.kinds import KINDS, revive, weigh
 from server.keyspace.weights import (
     DEADLINE_OVERHEAD,
     SHARED_WEIGHTS,
@@ -87,6 +89,7 @@ class Database:
         "hits",
         "homes",
         "index",
+        "lent",
         "misses",
         "mutations",
         "newcomer",
@@ -129,6 +132,8 @@ class Database:
         self.fields = FieldWheel()
         # What keys let go of and would take long to free.
         self.graveyard = Graveyard()
+        # Excerpts of values that are being read.
+        self.lent: list[Excerpt] = []
         # Reads that the entry alone could not answer.
         self.attention = 0
         self.hits = 0
@@ -185,7 +190,8 @@ class Database:
 
     def held(self, key: bytes) -> Entry | None:
         """The entry of a key even when its deadline has passed. For the engine."""
-        return self.tables[self.table_of(key)].get(key)
+        hashed = tagged(key) if 123 in key else key
+        return self.tables[(crc_hqx(hashed, 0) & 16383) >> 4].get(key)
 
     def table_of(self, key: bytes) -> int:
         """Index of the dictionary that holds a key."""
@@ -234,6 +240,8 @@ class Database:
         if entry.deadline_ms <= self.now_ms:
             self._expire(entry)
             return None
+        if self.lent:
+            self._detach(entry.value)
         entry.access_ms = self.now_ms
         cap = entry.home.hit_cap
         if cap:
@@ -252,9 +260,10 @@ class Database:
             weight = len(key) + len(value)  # type: ignore[arg-type]
             weight = STRING_WEIGHTS[weight] if weight < SHARED_WEIGHTS else STRING_OVERHEAD + weight
         else:
-            value = revive(kind, value)
-            weight = key_weight(key) + weigh(kind, value)
-            if kind == HASH:
+            row = KINDS[kind]
+            value = row.revive(value)
+            weight = key_weight(key) + row.weigh(value)
+            if kind == HASH and type(value) is not dict:
                 self.file_fields(key, value)
         table = self.tables[index]
         entry = table.get(key)
@@ -285,15 +294,30 @@ class Database:
             self._tell(key, event)
         return entry
 
+    def overwrite(self, entry: object, text: bytes, deadline_ms: int, event: bytes) -> None:
+        """Let a string from `held` hold another text; its lease and soft deadline stay. For the engine."""
+        assert isinstance(entry, Entry)
+        weight = len(entry.key) + len(text)
+        weight = STRING_WEIGHTS[weight] if weight < SHARED_WEIGHTS else STRING_OVERHEAD + weight
+        entry.value = text
+        entry.access_ms = self.now_ms
+        if weight != entry.weight:
+            entry.home.reweigh(entry, weight)
+        if deadline_ms != entry.deadline_ms:
+            entry.deadline_ms = deadline_ms
+            entry.home.deadline_moved(entry)
+        self.mutations += 1
+        if self.heeded:
+            self._tell(entry.key, event)
+
     def edited(self, entry: Entry, event: bytes, members: list[bytes], delta: int) -> None:
         """A value from `edit` was changed in place: which members, and by how many bytes it grew or shrank."""
-        key = entry.key
         if delta:
             entry.home.reweigh(entry, entry.weight + delta)
         # `_changed`, written out.
         self.mutations += 1
         if self.heeded:
-            self._tell(key, event)
+            self._tell(entry.key, event)
 
     def respell(self, entry: Entry, text: bytes, event: bytes) -> None:
         """Let a string from `edit` hold another text; its deadline stays."""
@@ -344,32 +368,60 @@ class Database:
     def install(self, key: bytes, kind: int, value: object, deadline_ms: int) -> Entry:
         """Put a value that was loaded: not a client's change, so nobody is told. The caller sets lease and soft_ms."""
         index = self.table_of(key)
-        value = revive(kind, value)
-        weight = key_weight(key) + weigh(kind, value)
-        if kind == HASH:
-            self.file_fields(key, value)
         entry = self.tables[index].get(key)
         if entry is None:
-            home = self.home_of(key, index)
-            entry = Entry(key, kind, value, deadline_ms, self.now_ms, home)
-            entry.weight = weight
-            self.tables[index][key] = entry
-            home.admit(entry)
-            if self.surplus is not None:
-                self.surplus.append(entry)
-            if self.observer is not None:
-                self.newcomer = None
-                self.observer.appeared(key)
+            return self._bring_in(key, index, kind, value, deadline_ms, deadline_ms, None)
+        value = revive(kind, value)
+        if kind == HASH:
+            self.file_fields(key, value)
+        # In place: a renewed key keeps its position, on which a SCAN under way relies, and its hits.
+        entry.home.unlease(entry)
+        self.graveyard.bury(entry)
+        entry.kind = kind
+        entry.value = value
+        entry.home.reweigh(entry, key_weight(key) + weigh(kind, value))
+        entry.deadline_ms = deadline_ms
+        entry.soft_ms = deadline_ms
+        entry.home.deadline_moved(entry)
+        return entry
+
+    def admit(self, key: bytes, kind: int, value: object, deadline_ms: int, soft_ms: int, lease: Lease) -> bool:
+        """The same with its lease, for a key that memory does not hold; False: it does, and nothing has been done."""
+        hashed = tagged(key) if 123 in key else key
+        index = (crc_hqx(hashed, 0) & 16383) >> 4
+        if key in self.tables[index]:
+            return False
+        self._bring_in(key, index, kind, value, deadline_ms, soft_ms, lease)
+        return True
+
+    def _bring_in(
+        self, key: bytes, index: int, kind: int, value: object, deadline_ms: int, soft_ms: int, lease: Lease | None
+    ) -> Entry:
+        if kind == STRING:
+            # (As in `put`.)
+            weight = len(key) + len(value)  # type: ignore[arg-type]
+            weight = STRING_WEIGHTS[weight] if weight < SHARED_WEIGHTS else STRING_OVERHEAD + weight
         else:
-            # In place: a renewed key keeps its position, on which a SCAN under way relies, and its hits.
-            entry.home.unlease(entry)
-            self.graveyard.bury(entry)
-            entry.kind = kind
-            entry.value = value
-            entry.home.reweigh(entry, weight)
-            entry.deadline_ms = deadline_ms
-            entry.soft_ms = deadline_ms
-            entry.home.deadline_moved(entry)
+            value = revive(kind, value)
+            weight = key_weight(key) + weigh(kind, value)
+            if kind == HASH:
+                self.file_fields(key, value)
+        home = self.homes[index] if self.placement is None else self.home_of(key, index)
+        entry = Entry(key, kind, value, deadline_ms, self.now_ms, home)
+        entry.weight = weight
+        if lease is not None:
+            entry.lease = lease
+            entry.soft_ms = soft_ms
+            prefix = lease.prefix
+            prefix.keys += 1
+            prefix.bytes += weight
+        self.tables[index][key] = entry
+        home.admit(entry)
+        if self.surplus is not None:
+            self.surplus.append(entry)
+        if self.observer is not None:
+            self.newcomer = None
+            self.observer.appeared(key)
         return entry
 
     def clear(self) -> int:
@@ -381,8 +433,8 @@ class Database:
         # In place: overlays share the list.
         self.tables[:] = [{} for _ in self.tables]
         for shard in self.shards:
-            shard.clear()
-        self.fields.clear()
+            self.graveyard.bury_order(shard.clear())
+        self.graveyard.bury_order(self.fields.clear())
         for key in list(self.watched):
             self._notify_watchers(key)
         if self.observer is not None:
@@ -465,8 +517,30 @@ class Database:
         shard.wheel.keep(kept)
         return len(keys)
 
+    # Excerpts: replies that are read out of values by and by (excerpt.py).
+
+    def lend(self, excerpt: Excerpt) -> None:
+        """Its value is being read: let it know before that changes."""
+        self.lent.append(excerpt)
+
+    def give_back(self, excerpt: Excerpt) -> None:
+        """It has been read, or nobody wants it any more."""
+        if excerpt in self.lent:
+            self.lent.remove(excerpt)
+            if excerpt.value is not None:
+                self.graveyard.inherit(excerpt.value)
+                excerpt.value = None
+
+    def _detach(self, value: object) -> None:
+        # A value is about to change.
+        for excerpt in self.lent:
+            if excerpt.value is value:
+                excerpt.detach()
+
     def exchange(self, other: Database) -> None:
         """Swap contents with another database."""
+        for excerpt in (*self.lent, *other.lent):
+            excerpt.detach()
         self.tables, other.tables = other.tables, self.tables
         self.shards, other.shards = other.shards, self.shards
         self.homes, other.homes = other.homes, self.homes
@@ -518,6 +592,8 @@ class Database:
         value = entry.value
         if not isinstance(value, ExpiringHash) or value.soonest_ms() > wall_ms:
             return
+        if self.lent:
+            self._detach(value)
         gone = value.take_due(wall_ms)
         if not gone:
             return
@@ -580,6 +656,8 @@ class Database:
         if entry.kind != STRING:
             self.graveyard.bury(entry)
         entry.home.release(entry)
+        # A policy may keep its record of the entry for a while, which must not keep the value.
+        entry.value = None
 
     def refile(self, key: bytes) -> None:
         """The lease or deadline of an entry was changed by the engine."""

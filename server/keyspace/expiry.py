@@ -5,11 +5,16 @@ entry whose deadline moves *later* stays in its old bucket and is filed again wh
 is set with a TTL ten thousand times a second is in the wheel once. An entry that is deleted leaves its key behind
 until its second passes; while such leftovers outnumber the living, the wheel is swept, a slice at a time and round and
 round (amortised O(1) per removal).
+
+The buckets are a dictionary by second, and a heap tells the earliest. (A sorted dictionary costs several times as much
+for a key that is the first of its second, and keys with lifetimes of an hour nearly all are, in one of many shards.) A
+bucket that is swept empty leaves its second in the heap, where it is passed over; when most of the heap is such, it is
+built anew.
 """
 
 from __future__ import annotations
 
-from sortedcontainers import SortedDict
+from heapq import heapify, heappop, heappush
 
 from persistence.change import NEVER
 from server.keyspace.entry import Entry
@@ -21,24 +26,33 @@ _SLACK = 4096
 class ExpiryWheel:
     """Keys by the second in which they expire, for one shard."""
 
-    __slots__ = ("_buckets", "_filed", "_kept", "_records", "_sweeping")
+    __slots__ = ("_buckets", "_filed", "_kept", "_records", "_round", "_seconds", "_sweeping")
 
     def __init__(self) -> None:
-        self._buckets: SortedDict[int, list[bytes]] = SortedDict()
+        self._buckets: dict[int, list[bytes]] = {}
+        # A heap of their seconds, and perhaps of some that have no bucket any more.
+        self._seconds: list[int] = []
         # Living entries that are in some bucket.
         self._filed = 0
         # Keys in all buckets, leftovers included.
         self._records = 0
-        # The second whose bucket is being swept, and what of it was looked at and stays.
+        # The second whose bucket is being swept, what of it was looked at and stays, and whose turn comes thereafter
+        # in this round, last first.
         self._sweeping = 0
         self._kept: list[bytes] = []
+        self._round: list[int] = []
 
     def file(self, entry: Entry, earliest_s: int = 1) -> None:
         """Put an entry under the second in which it is due, unless it sits in an earlier one. O(log seconds)."""
-        due_ms = entry.due_ms()
+        due_ms = entry.deadline_ms
+        lease = entry.lease
+        if lease is not None and lease.stale_until_ms != due_ms:
+            due_ms = entry.due_ms()
         if due_ms == NEVER:
             return
-        second = max(earliest_s, due_ms // 1000 + 1)
+        second = due_ms // 1000 + 1
+        if second < earliest_s:
+            second = earliest_s
         if entry.wheel_s:
             if entry.wheel_s <= second:
                 return
@@ -48,6 +62,7 @@ class ExpiryWheel:
         bucket = self._buckets.get(second)
         if bucket is None:
             self._buckets[second] = [entry.key]
+            heappush(self._seconds, second)
         else:
             bucket.append(entry.key)
         self._records += 1
@@ -61,11 +76,12 @@ class ExpiryWheel:
     def due(self, now_ms: int, room: int) -> list[bytes]:
         """Take up to `room` keys out of the earliest bucket whose second has passed; empty when none has. Leftovers
         included. O(room)."""
-        if not self._buckets:
+        seconds = self._seconds
+        while seconds and seconds[0] * 1000 <= now_ms and seconds[0] not in self._buckets:
+            heappop(seconds)
+        if not seconds or seconds[0] * 1000 > now_ms:
             return []
-        second = self._buckets.keys()[0]
-        if second * 1000 > now_ms:
-            return []
+        second = seconds[0]
         bucket = self._buckets[second]
         if second == self._sweeping:
             bucket += self._kept
@@ -74,6 +90,7 @@ class ExpiryWheel:
         keys: list[bytes] = bucket[-room:]
         if len(keys) == len(bucket):
             del self._buckets[second]
+            heappop(seconds)
         else:
             del bucket[-room:]
         self._records -= len(keys)
@@ -96,16 +113,23 @@ class ExpiryWheel:
         them and gives back to `keep` those that this second still stands for."""
         bucket = self._buckets.get(self._sweeping)
         if bucket is None:
-            # The next one, round and round.
             self._kept = []
-            position = self._buckets.bisect_right(self._sweeping)
-            if position == len(self._buckets):
-                position = 0
-            self._sweeping, bucket = self._buckets.peekitem(position)
+            bucket = self._next_of_round()
         keys = bucket[-room:]
         del bucket[-room:]
         self._records -= len(keys)
         return self._sweeping, keys
+
+    def _next_of_round(self) -> list[bytes]:
+        # The bucket that is swept next, round and round. There is one: something has been left over.
+        while True:
+            if not self._round:
+                self._round = list(self._buckets)
+            second = self._round.pop()
+            bucket = self._buckets.get(second)
+            if bucket is not None:
+                self._sweeping = second
+                return bucket
 
     def keep(self, keys: list[bytes]) -> None:
         """These keys of the bucket that is being swept stay, each once."""
@@ -116,10 +140,29 @@ class ExpiryWheel:
             if self._kept:
                 self._buckets[self._sweeping] = self._kept
             else:
-                del self._buckets[self._sweeping]
-            # The bucket is complete again; the next call goes on behind it.
+                self._drop(self._sweeping)
+            # The bucket is complete again; the next call goes on with another.
             self._kept = []
-            self._sweeping += 1
+            self._sweeping = 0
+
+    def _drop(self, second: int) -> None:
+        # A bucket in the middle has become empty.
+        del self._buckets[second]
+        if len(self._seconds) > 2 * len(self._buckets) + _SLACK:
+            self._seconds = list(self._buckets)
+            heapify(self._seconds)
+
+    def clear(self) -> list[object]:
+        """Every entry is gone; the containers that held their keys."""
+        held: list[object] = [self._buckets, self._seconds, self._kept, self._round]
+        self._buckets = {}
+        self._seconds = []
+        self._round = []
+        self._filed = 0
+        self._records = 0
+        self._sweeping = 0
+        self._kept = []
+        return held
 
     def __len__(self) -> int:
         return self._filed

@@ -58,7 +58,10 @@ class FieldWheel:
         heapify(self._heap)
         self._most = max(_SLACK, 2 * len(self._heap))
 
-    def clear(self) -> None:
-        """Every key is gone."""
-        self._heap.clear()
-        self._soonest.clear()
+    def clear(self) -> list[object]:
+        """Every key is gone; the containers that held them."""
+        held: list[object] = [self._heap, self._soonest]
+        self._heap = []
+        self._soonest = {}
+        self._most = _SLACK
+        return held

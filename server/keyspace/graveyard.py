@@ -9,6 +9,9 @@ that has only moved a value may hold the same object. So at the moment when a co
 counted, and what has another holder is left to that one. (`_alone` is what this count is for a container that has none;
 it is found out rather than known, because compiled and interpreted code differ in it.)
 
+When all keys go at once, what had them in order (a policy's queues, an expiry wheel) goes first, and frees nothing but
+itself; then the tables, which thereby are the last to hold the entries.
+
 Streams are buried whatever they weigh. A group's pending entries and its consumers refer to each other, which only the
 garbage collector could undo, and that one is kept from looking at old objects (server/collector.py).
 """
@@ -32,9 +35,11 @@ _MEMBER: Final = 64
 class Graveyard:
     """Containers and values of one database that wait to be taken apart. They must not be used any more."""
 
-    __slots__ = ("_alone", "_open", "_values")
+    __slots__ = ("_alone", "_open", "_orders", "_values")
 
     def __init__(self) -> None:
+        # Containers of what others hold, too; the last one is being emptied.
+        self._orders: list[object] = []
         # Values as they were buried.
         self._values: list[object] = []
         # Containers that nobody else holds; the last one is being emptied.
@@ -44,22 +49,32 @@ class Graveyard:
         self._alone = _references(probe)
 
     def __len__(self) -> int:
-        return len(self._values) + len(self._open)
+        return len(self._orders) + len(self._values) + len(self._open)
 
     def bury(self, entry: Entry) -> None:
         """A key lets go of its value. Strings are freed at once, however long: they are one object."""
         if entry.kind != STRING and (entry.weight > LIGHT or entry.kind == STREAM):
             self._values.append(entry.value)
 
+    def inherit(self, value: object) -> None:
+        """Who has read a value for a long time lets go of it; its key may have done so before, or still holds it."""
+        self._values.append(value)
+
     def bury_table(self, table: dict[bytes, Entry]) -> None:
         """A whole table of entries was emptied at once."""
         if table:
             self._values.append(table)
 
+    def bury_order(self, containers: list[object]) -> None:
+        """What had the entries of buried tables in order, or their keys."""
+        self._orders += [container for container in containers if container]
+
     def dig(self, budget: int) -> bool:
         """Free about so many objects; is there more?"""
         while budget > 0:
-            if self._open:
+            if self._orders:
+                budget -= self._loosen(budget)
+            elif self._open:
                 budget -= self._take(self._open[-1], budget)
             elif self._values:
                 self._exhume()
@@ -67,6 +82,28 @@ class Graveyard:
             else:
                 return False
         return len(self) > 0
+
+    # Take out what the order on top holds, until the budget is used up, or the order itself; how many they were.
+    def _loosen(self, budget: int) -> int:
+        container = self._orders[-1]
+        taken = 0
+        if not container:
+            self._orders.pop()
+        elif isinstance(container, dict):
+            while container and taken < budget:
+                item = container.popitem()[1]
+                taken += 1
+                # Where there is one for each second, the keys or nodes are in these.
+                if isinstance(item, (dict, list)):
+                    self._orders.append(item)
+        elif isinstance(container, deque):
+            while container and taken < budget:
+                container.pop()
+                taken += 1
+        elif isinstance(container, list):
+            taken = min(budget, len(container))
+            del container[-taken:]
+        return taken + 1
 
     # The value on top is replaced by its containers, if they are nobody else's.
     def _exhume(self) -> None:

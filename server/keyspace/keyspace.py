@@ -6,6 +6,7 @@ Their budgets are set aside: while everything together is over the limit, what h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -56,6 +57,7 @@ class Keyspace:
         "shards",
         "shared",
         "terms",
+        "ticked",
         "trace",
     )
 
@@ -96,6 +98,8 @@ class Keyspace:
         self._turn = 0
         self._observer: Observer | None = None
         self.now_ms = 0
+        # Who wants to know that the time has moved on.
+        self.ticked: Callable[[int], None] | None = None
         self.database(0)
 
     @property
@@ -144,6 +148,8 @@ class Keyspace:
         self.now_ms = now_ms
         for database in self.opened:
             database.now_ms = now_ms
+        if self.ticked is not None:
+            self.ticked(now_ms)
 
     def dig(self, budget: int) -> bool:
         """Free about so many objects that no key holds any more; is there more?"""
@@ -188,6 +194,14 @@ class Keyspace:
         """The terms of a prefix rule: its own, or, without a budget, those of everything."""
         group = self.group_of(name)
         return group.terms if group.own is not None else replace(group.terms, maxmemory=0)
+
+    def policy_of(self, database: int, key: bytes) -> str:
+        """The policy that a key is under: its prefix's own, or that of everything."""
+        if self._placement is not None and database == 0:
+            group = self.own.get(self._placement.number_of(key))
+            if group is not None:
+                return group.terms.policy
+        return self.terms.policy
 
     # -- terms --------------------------------------------------------------------------------------------------------
 
@@ -331,9 +345,9 @@ class Keyspace:
             resettling.step(SETTLE_SLICE)
             if resettling.is_over:
                 self._resettling = None
-                self.shared.forget_former()
-                for group in self.own.values():
-                    group.forget_former()
+                graveyard = self.opened[0].graveyard
+                for group in (self.shared, *self.own.values()):
+                    graveyard.bury_order(group.forget_former())
 
     @property
     def awaits_saving(self) -> bool:

@@ -42,6 +42,7 @@ class Overlay(Database):
         self.heeded = False
         self.fields = base.fields
         self.graveyard = base.graveyard
+        self.lent = base.lent
         self.shards = base.shards
         self.tables = base.tables
         self.tables_per_shard = base.tables_per_shard

@@ -69,4 +69,6 @@ class Resettling:
         if self.is_over:
             for database, shard in self.left:
                 database.shards.remove(shard)
+                # Its wheel still has the keys of those who had a time to live.
+                database.graveyard.bury_order(shard.wheel.clear())
             self.left = []

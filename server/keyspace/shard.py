@@ -131,12 +131,12 @@ class Shard(Home):
     # -- coming and going ---------------------------------------------------------------------------------------------
 
     def admit(self, entry: Entry) -> None:
-        """A new entry with its weight and this home is now in one of the tables."""
+        """A new entry with its weight and this home, and perhaps its lease, is now in one of the tables."""
         weight = entry.weight
         self.bytes += weight
         self.tally.bytes += weight
         self.count += 1
-        if entry.deadline_ms != NEVER:
+        if entry.deadline_ms != NEVER or entry.lease is not None:
             self.wheel.file(entry)
         if self.policy is not None:
             self._enlist(self.policy, entry)
@@ -232,12 +232,14 @@ class Shard(Home):
 
     def reweigh(self, entry: Entry, weight: int) -> None:
         old = entry.weight
+        delta = weight - old
         entry.weight = weight
-        self.bytes += weight - old
-        self.tally.bytes += weight - old
+        self.bytes += delta
+        self.tally.bytes += delta
         if entry.lease is not None:
-            entry.lease.prefix.bytes += weight - old
-        if self.policy is not None and entry.where:
+            entry.lease.prefix.bytes += delta
+        # Without a policy nobody is anywhere in one.
+        if entry.where and self.policy is not None:
             self.policy.resized(entry, old)
 
     def deadline_moved(self, entry: Entry) -> None:
@@ -263,19 +265,20 @@ class Shard(Home):
         if self.policy is not None and entry.where:
             self.policy.unpinned(entry)
 
-    def clear(self) -> None:
-        """Every entry has left its table."""
-        self.wheel = ExpiryWheel()
+    def clear(self) -> list[object]:
+        """Every entry has left its table; the containers that had them in order."""
+        held = self.wheel.clear()
         if self.policy is not None:
-            self.policy.clear()
+            held += self.policy.clear()
         if self.lapsed:
-            stale = self.tally.stale
-            for entry in [entry for entry in stale if entry.home is self]:
-                del stale[entry]
+            # Only database 0 has such entries, and all of its shards are cleared together.
+            held.append(self.tally.stale)
+            self.tally.stale = {}
         self.tally.bytes -= self.bytes
         self.bytes = 0
         self.count = 0
         self.lapsed = 0
+        return held
 
 
 class TappedShard(Shard):
@@ -357,7 +360,8 @@ class OwnShard(Shard):
             self.trace.note(entry.key, entry.weight, True)
         super().touched(entry)
 
-    def clear(self) -> None:
+    def clear(self) -> list[object]:
         dropped = self.bytes
-        super().clear()
+        held = super().clear()
         self.own.grew(-dropped)
+        return held

@@ -137,9 +137,11 @@ class ShardGroup:
         self._hand = 0
         self._shadow = None
 
-    def forget_former(self) -> None:
-        """The shards that were left are empty."""
+    def forget_former(self) -> list[object]:
+        """The shards that were left are empty; the containers that had their entries in order."""
+        held = [container for policy in self.former for container in policy.clear()]
         self.former = []
+        return held
 
     def limit(self, capacity: int, databases: int) -> None:
         """Tell the policies how many bytes their nodes may take together; 0: that depends on others."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sized
 from typing import Final
 
-from persistence.change import HASH, KIND_NAMES, LIST, SET, STREAM, STRING, ZSET
 from persistence.field_lifetimes import ExpiringHash
 from server.keyspace.values.list_value import ListValue
 from server.keyspace.values.member_set import MemberSet
@@ -85,7 +84,7 @@ def _copy_list(value: object) -> object:
 
 def _weigh_list(value: object) -> int:
     assert isinstance(value, ListValue)
-    return value.weight
+    return value.weight()
 
 
 # -- sets and sorted sets ---------------------------------------------------------------------------------------------
@@ -147,36 +146,30 @@ def _weigh_stream(value: object) -> int:
 
 # -- the table --------------------------------------------------------------------------------------------------------
 
-_KINDS: Final[dict[int, Kind]] = {
-    STRING: Kind(_same, _same, _weigh_string, True),
-    HASH: Kind(_same, _copy_hash, _weigh_hash, False),
-    LIST: Kind(_revive_list, _copy_list, _weigh_list, False),
-    SET: Kind(_revive_set, _copy_set, _weigh_set, False),
-    STREAM: Kind(_revive_stream, _copy_stream, _weigh_stream, True),
-    ZSET: Kind(_revive_sorted_set, _copy_sorted_set, _weigh_sorted_set, False),
-}
-
-
-def _kind(kind: int) -> Kind:
-    found = _KINDS.get(kind)
-    if found is None:
-        raise TypeError(f"no values of kind {KIND_NAMES[kind]}")
-    return found
+# By number: STRING, LIST …
+KINDS: Final[list[Kind]] = [
+    Kind(_same, _same, _weigh_string, True),
+    Kind(_revive_list, _copy_list, _weigh_list, False),
+    Kind(_revive_set, _copy_set, _weigh_set, False),
+    Kind(_revive_sorted_set, _copy_sorted_set, _weigh_sorted_set, False),
+    Kind(_same, _copy_hash, _weigh_hash, False),
+    Kind(_revive_stream, _copy_stream, _weigh_stream, True),
+]
 
 
 def revive(kind: int, plain: object) -> object:
     """The value as memory holds it, from its plain form. O(1) for strings, hashes and live values, O(n) otherwise."""
-    return _kind(kind).revive(plain)
+    return KINDS[kind].revive(plain)
 
 
 def copy_value(kind: int, value: object) -> object:
     """A second value that shares no state with the first. O(1) for strings, O(n) otherwise."""
-    return _kind(kind).copy(value)
+    return KINDS[kind].copy(value)
 
 
 def weigh(kind: int, value: object) -> int:
     """Bytes of a whole value. O(1) for strings, O(n) otherwise: used when a value is put, not when it is edited."""
-    return _kind(kind).weigh(value)
+    return KINDS[kind].weigh(value)
 
 
 def parts(value: object) -> list[object]:
@@ -189,7 +182,7 @@ def parts(value: object) -> list[object]:
 
 def is_empty(kind: int, value: object) -> bool:
     """Is this a value that no key may hold, because its last member is gone?"""
-    if _kind(kind).may_be_empty:
+    if KINDS[kind].may_be_empty:
         return False
     assert isinstance(value, Sized)
     return len(value) == 0

@@ -29,21 +29,22 @@ BLOCK: Final = 1024
 class ListValue:
     """Byte strings in order; positions count from 0. Empty only between a change and the removal of its key."""
 
-    __slots__ = ("_back", "_front", "_inner", "_middle", "weight")
+    __slots__ = ("_back", "_front", "_inner", "_middle", "size")
 
     def __init__(self, items: Iterable[bytes] = ()) -> None:
         # The first elements in reverse order, and the last ones.
         self._front: list[bytes] = []
-        self._back: list[bytes] = []
+        self._back = list(items)
         # What lies between them in blocks, none empty; and how many elements that is.
         self._middle: deque[list[bytes]] | None = None
         self._inner = 0
-        # Estimated bytes of the whole list.
-        self.weight = LIST_OVERHEAD
-        self.extend(items)
+        # How many there are; for reading.
+        self.size = len(self._back)
+        if self.size > BLOCK:
+            self._spill_back()
 
     def __len__(self) -> int:
-        return len(self._front) + self._inner + len(self._back)
+        return self.size
 
     def __iter__(self) -> Iterator[bytes]:
         return chain(reversed(self._front), chain.from_iterable(self._middle or ()), self._back)
@@ -70,8 +71,17 @@ class ListValue:
         if self._middle:
             copy._middle = deque([block.copy() for block in self._middle])
             copy._inner = self._inner
-        copy.weight = self.weight
+        copy.size = self.size
         return copy
+
+    def weight(self) -> int:
+        """Estimated bytes of the whole list. O(n)."""
+        total = LIST_OVERHEAD + ITEM_OVERHEAD * self.size + sum(map(len, self._back))
+        if self._front:
+            total += sum(map(len, self._front))
+        if self._middle:
+            total += sum(map(len, chain.from_iterable(self._middle)))
+        return total
 
     def parts(self) -> list[object]:
         """The containers that its elements are in, for taking it apart."""
@@ -81,42 +91,63 @@ class ListValue:
 
     def push_left(self, item: bytes) -> int:
         """Put an element before the first; the length afterwards. O(1) amortised."""
-        self.weight += ITEM_OVERHEAD + len(item)
         front = self._front
         front.append(item)
-        length = len(front)
-        if length > BLOCK:
+        if len(front) > BLOCK:
             self._spill_front()
-            return self._inner + len(self._back)
-        return length + self._inner + len(self._back)
+        size = self.size + 1
+        self.size = size
+        return size
 
     def push_right(self, item: bytes) -> int:
         """Put an element behind the last; the length afterwards. O(1) amortised."""
-        self.weight += ITEM_OVERHEAD + len(item)
         back = self._back
         back.append(item)
-        length = len(back)
-        if length > BLOCK:
+        if len(back) > BLOCK:
             self._spill_back()
-            return len(self._front) + self._inner
-        return len(self._front) + self._inner + length
+        size = self.size + 1
+        self.size = size
+        return size
 
     def extend(self, items: Iterable[bytes]) -> None:
         """Put elements behind the last, in order."""
-        for item in items:
-            self.push_right(item)
+        back = self._back
+        self.size -= len(back)
+        back.extend(items)
+        self.size += len(back)
+        if len(back) > BLOCK:
+            self._spill_back()
+
+    def extend_left(self, items: Iterable[bytes]) -> None:
+        """Put elements before the first, one by one: the last of them is the first in the end."""
+        front = self._front
+        self.size -= len(front)
+        front.extend(items)
+        self.size += len(front)
+        if len(front) > BLOCK:
+            self._spill_front()
+
+    # What is full goes to the middle, in blocks; those that came last stay.
 
     def _spill_front(self) -> None:
         front = self._front
-        front.reverse()
-        self._enclose().appendleft(front)
-        self._inner += len(front)
-        self._front = []
+        middle = self._enclose()
+        full = len(front) - len(front) % BLOCK
+        for at in range(0, full, BLOCK):
+            block = front[at : at + BLOCK]
+            block.reverse()
+            middle.appendleft(block)
+        self._inner += full
+        del front[:full]
 
     def _spill_back(self) -> None:
-        self._enclose().append(self._back)
-        self._inner += len(self._back)
-        self._back = []
+        back = self._back
+        middle = self._enclose()
+        full = len(back) - len(back) % BLOCK
+        for at in range(0, full, BLOCK):
+            middle.append(back[at : at + BLOCK])
+        self._inner += full
+        del back[:full]
 
     def _enclose(self) -> deque[list[bytes]]:
         if self._middle is None:
@@ -128,7 +159,7 @@ class ListValue:
         if not self._front:
             self._refill_front()
         item = self._front.pop()
-        self.weight -= ITEM_OVERHEAD + len(item)
+        self.size -= 1
         return item
 
     def pop_right(self) -> bytes:
@@ -136,7 +167,7 @@ class ListValue:
         if not self._back:
             self._refill_back()
         item = self._back.pop()
-        self.weight -= ITEM_OVERHEAD + len(item)
+        self.size -= 1
         return item
 
     def _refill_front(self) -> None:
@@ -190,8 +221,8 @@ class ListValue:
         _, block, place = self._find(at)
         return block[place]
 
-    def set(self, at: int, item: bytes) -> None:
-        """Replace the element at a position. As fast as `get`."""
+    def set(self, at: int, item: bytes) -> bytes:
+        """Replace the element at a position: the one that stood there. As fast as `get`."""
         before = len(self._front)
         if at < before:
             block, place = self._front, before - 1 - at
@@ -199,8 +230,9 @@ class ListValue:
             block, place = self._back, at - before - self._inner
         else:
             _, block, place = self._find(at - before)
-        self.weight += len(item) - len(block[place])
+        old = block[place]
         block[place] = item
+        return old
 
     def slice(self, first: int, end: int) -> list[bytes]:
         """The elements from `first` up to but not including `end`; 0 ≤ first ≤ end ≤ length. O(n ÷ block + result)."""
@@ -249,37 +281,43 @@ class ListValue:
                 assert self._middle is not None
                 self._middle.insert(number + 1, block[BLOCK:])
                 del block[BLOCK:]
-        self.weight += ITEM_OVERHEAD + len(item)
+        self.size += 1
 
     # -- taking out ---------------------------------------------------------------------------------------------------
 
-    def trim(self, first: int, end: int) -> None:
-        """Keep the elements from `first` up to but not including `end`. O(what is taken out)."""
-        self._drop_right(len(self) - end)
-        self._drop_left(first)
+    def trim(self, first: int, end: int) -> int:
+        """Keep the elements from `first` up to but not including `end`; the bytes of the others. O(their number)."""
+        return self._drop_right(self.size - end) + self._drop_left(first)
 
-    def _drop_left(self, count: int) -> None:
+    def _drop_left(self, count: int) -> int:
+        freed = 0
         while count > 0:
             if not self._front:
                 self._refill_front()
             front = self._front
-            taken = min(count, len(front))
-            self._lighten(front[len(front) - taken :])
-            del front[len(front) - taken :]
-            count -= taken
+            kept = max(0, len(front) - count)
+            gone = front[kept:]
+            del front[kept:]
+            freed += self._lighten(gone)
+            count -= len(gone)
+        return freed
 
-    def _drop_right(self, count: int) -> None:
+    def _drop_right(self, count: int) -> int:
+        freed = 0
         while count > 0:
             if not self._back:
                 self._refill_back()
             back = self._back
-            taken = min(count, len(back))
-            self._lighten(back[len(back) - taken :])
-            del back[len(back) - taken :]
-            count -= taken
+            kept = max(0, len(back) - count)
+            gone = back[kept:]
+            del back[kept:]
+            freed += self._lighten(gone)
+            count -= len(gone)
+        return freed
 
-    def _lighten(self, gone: list[bytes]) -> None:
-        self.weight -= ITEM_OVERHEAD * len(gone) + sum(map(len, gone))
+    def _lighten(self, gone: list[bytes]) -> int:
+        self.size -= len(gone)
+        return ITEM_OVERHEAD * len(gone) + sum(map(len, gone))
 
     def remove(self, item: bytes, count: int) -> int:
         """Take out elements equal to `item`; how many. `count` > 0: at most so many from the left, < 0: from the
@@ -294,10 +332,9 @@ class ListValue:
                 break
             removed += _take_out(block, item, limit - removed, count < 0)
         self._front.reverse()
-        if removed:
-            self.weight -= removed * (ITEM_OVERHEAD + len(item))
-            if self._middle:
-                self._close_gaps()
+        self.size -= removed
+        if removed and self._middle:
+            self._close_gaps()
         return removed
 
     def _close_gaps(self) -> None:
@@ -368,7 +405,8 @@ class ListValue:
         assert self._inner == sum(map(len, middle))
         assert all(0 < len(block) <= 2 * BLOCK for block in middle)
         assert len(self._front) <= BLOCK * 2 and len(self._back) <= BLOCK * 2
-        assert self.weight == LIST_OVERHEAD + sum(ITEM_OVERHEAD + len(item) for item in self)
+        assert self.size == len(self._front) + self._inner + len(self._back)
+        assert self.weight() == LIST_OVERHEAD + sum(ITEM_OVERHEAD + len(item) for item in self)
 
 
 def _take_out(block: list[bytes], item: bytes, limit: int, from_right: bool) -> int:

@@ -62,9 +62,10 @@ class MemberSet:
 
     def add(self, member: bytes) -> bool:
         """Put a member in; was it missing? O(1)."""
-        if member in self.members:
+        members = self.members
+        if member in members:
             return False
-        self.members.add(member)
+        members.add(member)
         if self._places is not None:
             self._places.added(member)
         return True

@@ -7,9 +7,9 @@ bisections of plain numbers at C speed:
 
     the highest score of each block  →  the scores of the block that it names  →  members of that score, if several
 
-A search among members of equal score goes by the blocks' last members first. Where members are counted (ranks), the
-blocks' sizes are added up, thirty-two blocks at a time: `_groups` holds their sums, and n ÷ 16,000 additions are less
-than a tree would cost up to a hundred million members.
+A search among members of equal score goes by the blocks' last members first (`_ends`). Where members are counted
+(ranks), the blocks' sizes are added up, thirty-two blocks at a time: `_groups` holds their sums, and n ÷ 16,000
+additions are less than a tree would cost up to a hundred million members.
 
 A set that comes as a whole is sorted by its scores alone; members are compared only if scores repeat. The lists of
 scores are made block by block when somebody first looks into one, because reading a million scores in an order that is
@@ -25,7 +25,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from operator import itemgetter
 from typing import Final
 
 # Members of a block as it is made; one of twice the size is split, so that an insertion moves a few kilobytes.
@@ -36,13 +35,11 @@ _FEW: Final = BLOCK // 4
 _GROUP_SHIFT: Final = 5
 _GROUP: Final = 1 << _GROUP_SHIFT
 
-_last = itemgetter(-1)
-
 
 class ScoreOrder:
     """Members by (score, member). The scores belong to the sorted set; what changes there must be told here."""
 
-    __slots__ = ("_blocks", "_groups", "_points", "_scores", "_size", "_tops")
+    __slots__ = ("_blocks", "_ends", "_groups", "_points", "_scores", "_size", "_tops")
 
     def __init__(self, scores: dict[bytes, float]) -> None:
         # The sorted set's own dictionary.
@@ -53,8 +50,9 @@ class ScoreOrder:
         self._blocks: list[list[bytes]] = [members[at : at + BLOCK] for at in range(0, len(members), BLOCK)]
         # The scores of each block; None until somebody looks.
         self._points: list[list[float] | None] = [None] * len(self._blocks)
-        # The last score of each block.
+        # The last score of each block, and the member that has it.
         self._tops: list[float] = [scores[block[-1]] for block in self._blocks]
+        self._ends: list[bytes] = [block[-1] for block in self._blocks]
         # Members in blocks 0 … 31, 32 … 63, and so on.
         self._groups: list[int] = []
         self._regroup()
@@ -74,12 +72,13 @@ class ScoreOrder:
         copy._blocks = [block.copy() for block in self._blocks]
         copy._points = [points.copy() if points is not None else None for points in self._points]
         copy._tops = self._tops.copy()
+        copy._ends = self._ends.copy()
         copy._groups = self._groups.copy()
         return copy
 
     def parts(self) -> list[object]:
         """The containers that the order consists of, for taking it apart."""
-        return [self._blocks, self._points, self._tops, self._groups]
+        return [self._blocks, self._points, self._tops, self._ends, self._groups]
 
     # -- searching ----------------------------------------------------------------------------------------------------
 
@@ -96,20 +95,20 @@ class ScoreOrder:
         number = bisect_left(tops, score)
         if number == len(tops):
             return number, 0
-        block = self._blocks[number]
-        if tops[number] == score and block[-1] < member:
+        if tops[number] == score and self._ends[number] < member:
             # Members of one score fill more than a block: by the last of each, up to the block after them.
-            end = bisect_right(tops, score, number)
-            number = bisect_left(self._blocks, member, number, end, key=_last)
+            number = bisect_left(self._ends, member, number, bisect_right(tops, score, number))
             if number == len(tops):
                 return number, 0
-            block = self._blocks[number]
         points = self._points[number]
         if points is None:
             points = self._look_into(number)
-        place = bisect_left(points, score)
+        block = self._blocks[number]
+        # Where all have one score, which is no rare case, nothing is to be found by scores.
+        place = 0 if points[0] == score else bisect_left(points, score)
         if points[place] == score and block[place] < member:
-            place = bisect_left(block, member, place + 1, bisect_right(points, score, place))
+            end = len(points) if points[-1] == score else bisect_right(points, score, place)
+            place = bisect_left(block, member, place + 1, end)
         return number, place
 
     def _before(self, number: int) -> int:
@@ -192,6 +191,7 @@ class ScoreOrder:
             blocks.append([member])
             self._points.append([score])
             self._tops.append(score)
+            self._ends.append(member)
             self._groups.append(1)
             return
         number, place = self._find(score, member)
@@ -202,6 +202,7 @@ class ScoreOrder:
             self._look_into(number).append(score)
             block.append(member)
             self._tops[number] = score
+            self._ends[number] = member
         else:
             block = blocks[number]
             self._look_into(number).insert(place, score)
@@ -249,6 +250,7 @@ class ScoreOrder:
             return
         if first == len(block):
             self._tops[number] = points[-1]
+            self._ends[number] = block[-1]
         if len(block) < _FEW and len(self._blocks) > 1:
             self._join(number)
 
@@ -260,6 +262,7 @@ class ScoreOrder:
         self._blocks.insert(number + 1, block[BLOCK:])
         self._points.insert(number + 1, points[BLOCK:])
         self._tops.insert(number, points[BLOCK - 1])
+        self._ends.insert(number, block[BLOCK - 1])
         del block[BLOCK:]
         del points[BLOCK:]
         self._regroup()
@@ -275,12 +278,14 @@ class ScoreOrder:
         points += self._look_into(number + 1)
         block += behind
         self._tops[number] = points[-1]
+        self._ends[number] = block[-1]
         self._drop(number + 1)
 
     def _drop(self, number: int) -> None:
         del self._blocks[number]
         del self._points[number]
         del self._tops[number]
+        del self._ends[number]
         self._regroup()
 
     def _regroup(self) -> None:
@@ -295,6 +300,7 @@ class ScoreOrder:
         assert pairs == sorted(pairs)
         assert all(0 < len(block) <= 2 * BLOCK for block in self._blocks)
         assert len(self._points) == len(self._tops) == len(self._blocks)
+        assert self._ends == [block[-1] for block in self._blocks]
         for number, block in enumerate(self._blocks):
             assert self._look_into(number) == [self._scores[member] for member in block]
             assert self._tops[number] == self._scores[block[-1]]

@@ -89,17 +89,31 @@ class SortedSet:
 
     def put(self, member: bytes, score: float) -> None:
         """Give a member a score, whether it is new or not. O(log n)."""
+        old = self.scores.get(member)
+        if old is None:
+            self.add(member, score)
+        else:
+            self.move(member, old, score)
+
+    def add(self, member: bytes, score: float) -> None:
+        """Put in a member that is absent. O(log n)."""
+        scores = self.scores
+        scores[member] = score
         order = self._order
         if order is not None:
-            old = self.scores.get(member)
-            if old is not None:
-                order.remove(old, member)
             order.add(score, member)
-        if self._places is not None and member not in self.scores:
-            self._places.added(member)
-        self.scores[member] = score
-        if order is None and len(self.scores) == _LAZY:
+        elif len(scores) == _LAZY:
             self._sort()
+        if self._places is not None:
+            self._places.added(member)
+
+    def move(self, member: bytes, old: float, score: float) -> None:
+        """Give a member that has the score `old` another one. O(log n)."""
+        order = self._order
+        if order is not None:
+            order.remove(old, member)
+            order.add(score, member)
+        self.scores[member] = score
 
     def discard(self, member: bytes) -> bool:
         """Take a member out; was it there? O(log n)."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import random
 
 import pytest
 
+from eviction.registry import POLICIES
 from persistence.change import HASH, LIST, NEVER, SET, STREAM, STRING, ZSET
 from server.keyspace.database import Database
+from server.keyspace.entry import Entry
 from server.keyspace.keyspace import Keyspace
+from server.keyspace.terms import Terms
 from server.keyspace.values.sorted_set import SortedSet
 from server.keyspace.values.stream import Consumer, Group, Stream
 
@@ -125,6 +129,35 @@ def test_clearing_a_database_frees_its_keys_in_slices_and_big_values_among_them_
     # Three objects a key, and the members of the set.
     assert _slices(database, 1000) >= (3 * _MEMBERS + _MEMBERS) // 1100
     assert len(database) == 1
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name != "noeviction"])
+def test_what_had_cleared_keys_in_order_is_freed_in_slices_too(policy: str) -> None:
+    keyspace = Keyspace(1, 4, random.Random(1))
+    keyspace.limit(Terms(1 << 30, policy, False, False))
+    keyspace.tick(1000)
+    database = keyspace.database(0)
+    for number, name in enumerate(_NAMES):
+        deadline_ms = 10_000 + number % 7 * 1000 if number % 2 else NEVER
+        database.put(name, STRING, b"value", deadline_ms, b"")
+        if number % 10 == 0:
+            database.remove(name)
+    held = 9 * _MEMBERS // 10
+    assert database.clear() == held
+    # Three objects a key, its place in the policy, and for every second one that in the wheel.
+    assert _slices(database, 500) >= (4 * held + held // 2) // 600
+    shards = database.shards
+    assert not [found for found in gc.get_objects() if type(found) is Entry and found.home in shards]
+
+
+@pytest.mark.parametrize("policy", ["s3-fifo", "lru"])
+def test_a_deleted_value_is_not_kept_by_the_record_that_a_policy_has_of_its_key(policy: str) -> None:
+    keyspace = Keyspace(1, 1)
+    keyspace.limit(Terms(1 << 30, policy, False, False))
+    database = keyspace.database(0)
+    database.put(b"key", SET, set(_NAMES), NEVER, b"")
+    database.remove(b"key")
+    assert _slices(database, 500) >= 4
 
 
 def test_pending_entries_and_consumers_of_a_deleted_stream_are_no_circle(database: Database) -> None:

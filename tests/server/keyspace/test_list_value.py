@@ -19,7 +19,7 @@ def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 def step(r: random.Random, ours: ListValue, plain: list[bytes]) -> None:
     """One random operation on both, with the same result."""
     item = b"%d" % r.randrange(6)
-    kind = r.randrange(10)
+    kind = r.randrange(12)
     at = r.randint(0, len(plain))
     end = r.randint(at, len(plain))
     if kind < 2:
@@ -37,15 +37,25 @@ def step(r: random.Random, ours: ListValue, plain: list[bytes]) -> None:
         plain.insert(at, item)
     elif kind == 7 and at < len(plain):
         assert ours.get(at) == plain[at]
-        ours.set(at, item * 3)
+        assert ours.set(at, item * 3) == plain[at]
         plain[at] = item * 3
     elif kind == 8:
         assert ours.slice(at, end) == plain[at:end]
         if r.random() < 0.1:
-            ours.trim(at, end)
+            before = ours.weight()
+            assert ours.trim(at, end) == before - ours.weight()
             plain[:] = plain[at:end]
     elif kind == 9 and r.random() < 0.3:
         remove(ours, plain, item, r.randint(-3, 3))
+    elif kind >= 10:
+        several = [item] * r.choice([1, 2, 3, 40])
+        if kind == 10:
+            ours.extend(several)
+            plain += several
+        else:
+            several[0] = b"last"
+            ours.extend_left(several)
+            plain[:0] = several[::-1]
 
 
 def remove(ours: ListValue, plain: list[bytes], item: bytes, count: int) -> None:
@@ -85,6 +95,17 @@ def test_positions_are_those_of_a_plain_search(block: int, seed: int) -> None:
         expected = [at for at in list(order)[:most] if plain[at] == item][rank - 1 :][:limit]
         assert ours.positions(item, from_right, rank, limit, most) == expected
         assert ours.position(item) == (plain.index(item) if item in plain else -1)
+
+
+def test_many_elements_at_once_become_blocks_as_if_they_came_one_by_one(block: int) -> None:
+    many = [b"%d" % at for at in range(5 * block + 3)]
+    at_once, one_by_one = ListValue(), ListValue()
+    at_once.extend_left(many)
+    for item in many:
+        one_by_one.push_left(item)
+    at_once.check()
+    assert at_once == one_by_one == ListValue(many[::-1])
+    assert at_once._middle is not None and max(map(len, at_once._middle)) == block
 
 
 def test_copy_shares_nothing(block: int) -> None:
