@@ -5,80 +5,112 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from persistence.change import NEVER
+from persistence.flights import Flight
 from persistence.lease import Lease
 from persistence.lifetimes import Lifetimes
-from persistence.loader import Flight
-from persistence.managed import Target
+from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import Loaded
-from persistence.seams import Clock, Held, Memory
+from persistence.seams import Clock, Memory, Random
 
 
 class Arrivals:
     """The loader's Installer: puts what was loaded into memory, with a lease."""
 
-    __slots__ = ("_clock", "_is_uncertain", "_lifetimes", "_memory")
+    __slots__ = ("_clock", "_is_uncertain", "_lifetimes", "_may_doubt", "_memory", "_random")
 
     def __init__(
-        self, memory: Memory, clock: Clock, lifetimes: Lifetimes, is_uncertain: Callable[[Target], bool]
+        self,
+        memory: Memory,
+        clock: Clock,
+        random: Random,
+        lifetimes: Lifetimes,
+        may_doubt: Callable[[ManagedPrefix], bool],
+        is_uncertain: Callable[[Target], bool],
     ) -> None:
         self._memory = memory
         self._clock = clock
+        self._random = random
         self._lifetimes = lifetimes
-        # May the row of a key be about to change, or does it lack a change of ours?
+        # May there be uncertain keys of a prefix? Is this one: may its row be about to change, or lacks it a change of
+        # ours?
+        self._may_doubt = may_doubt
         self._is_uncertain = is_uncertain
 
-    def loaded(self, flight: Flight) -> None:
-        """A load's answer may be cached."""
-        target = flight.target
-        if self._is_uncertain(target):
-            return
-        entry = self._memory.held(target.key)
-        result = flight.result
-        if entry is not None or result is None or flight.refresh:
-            self._replace(flight, entry, result)
-        else:
-            self._install(flight, result)
-
-    def _replace(self, flight: Flight, entry: Held | None, result: Loaded | None) -> None:
-        # There is something in memory already, or no row, or nobody waits.
-        if entry is not None and entry.lease is not None and entry.lease.dirty_seq:
-            return
-        key = flight.target.key
-        prefix = flight.target.prefix
-        changed = entry is not None and (result is None or entry.value != result.value)
-        if flight.refresh:
-            prefix.counters.refreshes += 1
-            prefix.counters.refreshes_dropped += result is None
-            prefix.counters.refreshes_changed += changed and result is not None
-        if result is not None:
-            self._install(flight, result)
-        else:
-            if entry is not None:
-                self._memory.drop(key)
-            prefix.remember_absent(key, self._clock.now_ms())
-        if changed:
-            self._memory.touch_watchers(key)
-
-    def _install(self, flight: Flight, result: Loaded) -> None:
-        target = flight.target
-        prefix = target.prefix
+    def loaded(self, prefix: ManagedPrefix, flights: list[Flight], cost_ms: float) -> None:
+        """What one statement brought may be cached. What is the same for all keys of a prefix is worked out once."""
         rule = prefix.rule
         now = self._clock.now_ms()
-        prefix.forget_absent(target.key)
-        ttl_ms = self._lifetimes.ttl_ms(rule)
-        until_ms = now + ttl_ms if ttl_ms else NEVER
-        deadline_ms = until_ms
-        if rule.generic:
-            # The row's own.
-            deadline_ms = result.expires_ms
-            if deadline_ms != NEVER:
-                deadline_ms -= self._clock.wall_offset_ms()
-        entry = self._memory.install(target.key, result.kind, result.value, deadline_ms)
-        lease = Lease(prefix, now, flight.cost_ms, ttl_ms, until_ms)
-        if rule.tags:
+        offset_ms = self._clock.wall_offset_ms() if rule.generic else 0
+        doubtful = self._may_doubt(prefix)
+        # A copy is fresh or gone, and its deadline is its lease's.
+        is_plain = not prefix.ages and not rule.generic and not rule.tags
+        ends = rule.ttl_s > 0
+        shortest_ms, span_ms = self._lifetimes.spread_ms(rule)
+        random = self._random.random
+        admit = self._memory.admit
+        for flight in flights:
+            target = flight.target
+            if doubtful and self._is_uncertain(target):
+                continue
+            result = flight.result
+            if result is None:
+                self._gone(flight)
+                continue
+            if prefix.negatives:
+                prefix.forget_absent(target.key)
+            ttl_ms = int(shortest_ms + span_ms * random() if span_ms else shortest_ms)
+            if ends and ttl_ms < 1:
+                ttl_ms = 1
+            deadline_ms = until_ms = now + ttl_ms if ends else NEVER
+            lease = Lease(prefix, now, cost_ms, ttl_ms, until_ms)
+            soft_ms = until_ms
+            if not is_plain:
+                deadline_ms = self._describe(lease, target, result, offset_ms)
+                soft_ms = self._lifetimes.first_look_ms(lease, deadline_ms, now)
+            if flight.refresh or not admit(target.key, result.kind, result.value, deadline_ms, soft_ms, lease):
+                self._renew(flight, result, lease, deadline_ms)
+
+    def _describe(self, lease: Lease, target: Target, result: Loaded, offset_ms: int) -> int:
+        # Tags, and the deadline: a generic row has its own.
+        prefix = lease.prefix
+        if prefix.rule.tags:
             assert prefix.mapping is not None
             lease.tags = prefix.mapping.tags_of(target.row_key, result.value)
-        self._lifetimes.attach(entry, lease, now)
+        if not prefix.rule.generic:
+            return lease.until_ms
+        return result.expires_ms if result.expires_ms == NEVER else result.expires_ms - offset_ms
+
+    def _gone(self, flight: Flight) -> None:
+        # There is no such row.
+        key = flight.target.key
+        prefix = flight.target.prefix
+        entry = self._memory.held(key)
+        if entry is not None and entry.lease is not None and entry.lease.dirty_seq:
+            return
+        if flight.refresh:
+            prefix.counters.refreshes += 1
+            prefix.counters.refreshes_dropped += 1
+        if entry is not None:
+            self._memory.drop(key)
+        prefix.remember_absent(key, self._clock.now_ms())
+        if entry is not None:
+            self._memory.touch_watchers(key)
+
+    def _renew(self, flight: Flight, result: Loaded, lease: Lease, deadline_ms: int) -> None:
+        # There is something in memory already, or nobody waits.
+        key = flight.target.key
+        old = self._memory.held(key)
+        if old is not None and old.lease is not None and old.lease.dirty_seq:
+            return
+        changed = old is not None and old.value != result.value
+        if flight.refresh:
+            counters = lease.prefix.counters
+            counters.refreshes += 1
+            counters.refreshes_changed += changed
+        entry = self._memory.install(key, result.kind, result.value, deadline_ms)
+        self._lifetimes.attach(entry, lease, lease.loaded_ms)
+        if changed:
+            self._memory.touch_watchers(key)
 
     def overtaken(self, flight: Flight) -> None:
         """A refresh brought nothing that may be kept: the next reader may try again."""

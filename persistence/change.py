@@ -22,8 +22,9 @@ STREAM: Final = 5
 
 KIND_NAMES: Final = ("string", "list", "set", "zset", "hash", "stream")
 
-# A deadline later than any clock: the key does not expire.
-NEVER: Final = 1 << 62
+# A deadline later than any clock: the key does not expire. The largest number that compiled code has in a register: one
+# more, and every look at a key would compare objects.
+NEVER: Final = (1 << 62) - 1
 
 # What happened to the key as a whole.
 WRITE: Final = 0  # it holds `value` now; `members` says which parts changed, None means all of it

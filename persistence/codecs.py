@@ -490,3 +490,8 @@ def key_value(codec: Codec, capture: str | int) -> object | None:
 def is_exact(codec: Codec, value: object) -> bool:
     """Does a load return exactly `value` after it was written?"""
     return codec.exact or value is None or (codec.name == "varchar" and str(value)[-1:] != " ")
+
+
+def is_verbatim(codec: Codec) -> bool:
+    """Is every string that `parse` takes what `field` makes of it again?"""
+    return codec.parse in (decode_text, _bytes_parse)

@@ -32,11 +32,12 @@ from persistence.errors import (
     StoreRejected,
     StoreTimeout,
 )
+from persistence.flights import Flight
 from persistence.group_commit import GroupCommit
 from persistence.journal import Journal
 from persistence.lease import Lease
 from persistence.lifetimes import Lifetimes
-from persistence.loader import Flight, Loader
+from persistence.loader import Loader
 from persistence.locks import KeyLocks
 from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import DELETE as ROW_DELETE
@@ -98,7 +99,8 @@ class Engine:
         self.active = bool(self.prefixes)
         self.locks = KeyLocks()
         self.lifetimes = Lifetimes(memory, clock, random)
-        self.loader = Loader(clock, Arrivals(memory, clock, self.lifetimes, self._is_uncertain))
+        arrivals = Arrivals(memory, clock, random, self.lifetimes, self._may_doubt, self._is_uncertain)
+        self.loader = Loader(clock, arrivals)
         self.groups = {name: GroupCommit(store, self.breakers[name]) for name, store in stores.items()}
         self.queues: dict[str, WriteBehind] = {}
         self._open_queues()
@@ -137,16 +139,14 @@ class Engine:
         if rule is None:
             return None
         prefix = self.prefixes[rule.template.text]
-        captures = rule.template.captures(key)
-        if captures is not None:
-            mapping = prefix.mapping
-            if mapping is not None:
-                row_key = mapping.row_key_of(key, captures)
-                if row_key is not None:
-                    return Target(key, prefix, row_key)
-            else:
-                # Not prepared yet, or no store: resolved again before a row is named (see `_resolve`).
-                return Target(key, prefix, ())
+        mapping = prefix.mapping
+        if mapping is not None:
+            row_key = mapping.row_named_by(key)
+            if row_key is not None:
+                return Target(key, prefix, row_key)
+        elif rule.template.captures(key) is not None:
+            # Not prepared yet, or no store: resolved again before a row is named (see `_resolve`).
+            return Target(key, prefix, ())
         if rule.unmapped == "reject":
             raise Unmapped(f"key does not fit the template {rule.name!r}")
         return None
@@ -450,6 +450,10 @@ class Engine:
             if not saved:
                 raise StoreDown(f"the newest change of this key is not saved yet: {queue.last_error}")
         return waited
+
+    def _may_doubt(self, prefix: ManagedPrefix) -> bool:
+        # May a key of the prefix be uncertain?
+        return bool(self._quarantine) or prefix.rule.write == WRITE_BEHIND
 
     def _is_uncertain(self, target: Target) -> bool:
         # May the row be about to change, or does it lack a change of ours?

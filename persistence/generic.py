@@ -177,6 +177,9 @@ class GenericMapping(Mapping):
             return RowOp(self, UPDATE, key, ("expires_at",), (expires,)), change.value
         return super().accept(key, change, wall_offset_ms)
 
+    def accept_string(self, key: RowKey, raw: bytes, expires_ms: int | None = None) -> tuple[RowOp, object]:
+        return RowOp(self, REPLACE, key, self.columns, (KIND_NAMES[STRING], raw, expires_ms)), raw
+
     def canonical(self, key: RowKey, change: Change, wall_offset_ms: int) -> object:
         # Whatever it is, it is loaded as it was.
         if change.verb == changes.WRITE:

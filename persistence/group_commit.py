@@ -22,6 +22,7 @@ from typing import Final, Protocol
 from persistence.breaker import Breaker
 from persistence.errors import RowsLocked, RowVanished, StoreError, StoreRejected
 from persistence.mapping import RowOp
+from persistence.parked import Parked
 from persistence.stores.base import Applied, Store
 
 log = logging.getLogger("forebay.group_commit")
@@ -32,21 +33,28 @@ IN_FLIGHT: Final = 2
 MOST_ROWS: Final = 1000
 
 
-class Write(Protocol):
-    """One atomic write that waits for its verdict: exactly one of the two is called."""
+class RowWrite(Parked):
+    """One row that waits for its verdict without a task; those of a group are told together (Lander)."""
 
-    ops: Sequence[RowOp]
-    want_rows: bool
+    __slots__ = ("applied", "error", "op")
 
-    def landed(self, results: list[Applied]) -> None:
-        """It is committed: what became of each op."""
+    def __init__(self, op: RowOp) -> None:
+        super().__init__()
+        self.op = op
+        # What became of it: committed, refused, or nobody knows (StoreTimeout).
+        self.applied: Applied | None = None
+        self.error: StoreError | None = None
 
-    def failed(self, error: StoreError) -> None:
-        """It is not, or nobody knows (StoreTimeout)."""
+
+class Lander(Protocol):
+    """Who publishes rows that were written without a task."""
+
+    def told(self, writes: list[RowWrite]) -> None:
+        """Each of these, all of one group, has its verdict: `applied`, or `error`."""
 
 
-class _AwaitedWrite:
-    """A write for which a task waits."""
+class AwaitedWrite:
+    """One atomic write, of any number of rows, for which a task waits."""
 
     __slots__ = ("done", "ops", "want_rows")
 
@@ -56,18 +64,23 @@ class _AwaitedWrite:
         self.done = done
 
     def landed(self, results: list[Applied]) -> None:
+        """It is committed: what became of each op."""
         if not self.done.done():
             self.done.set_result(results)
 
     def failed(self, error: StoreError) -> None:
+        """It is not, or nobody knows (StoreTimeout)."""
         if not self.done.done():
             self.done.set_exception(error)
+
+
+Write = RowWrite | AwaitedWrite
 
 
 class GroupCommit:
     """The synchronous writes of one store."""
 
-    __slots__ = ("_breaker", "_running", "_scheduled", "_store", "_tasks", "_waiting", "groups")
+    __slots__ = ("_breaker", "_running", "_scheduled", "_store", "_tasks", "_waiting", "groups", "lander")
 
     def __init__(self, store: Store, breaker: Breaker) -> None:
         self._store = store
@@ -78,18 +91,22 @@ class GroupCommit:
         self._tasks: set[asyncio.Task[None]] = set()
         # Transactions sent since start.
         self.groups = 0
+        # Who is told of rows; None: nobody sends any.
+        self.lander: Lander | None = None
 
     async def apply(self, ops: Sequence[RowOp], want_rows: bool) -> list[Applied]:
         """What `Store.apply` does and raises for these rows, in company."""
         loop = asyncio.get_running_loop()
-        write = _AwaitedWrite(ops, want_rows, loop.create_future())
-        self.send(write)
-        return await write.done
-
-    def send(self, write: Write) -> None:
-        """The same for a write that wants to be told."""
+        write = AwaitedWrite(ops, want_rows, loop.create_future())
         self._waiting.append(write)
         self._schedule()
+        return await write.done
+
+    def send(self, write: RowWrite) -> None:
+        """The same for one row, of which the lander is told."""
+        self._waiting.append(write)
+        if not self._scheduled:
+            self._schedule()
 
     def _schedule(self) -> None:
         if self._waiting and not self._scheduled and self._running < IN_FLIGHT:
@@ -98,12 +115,16 @@ class GroupCommit:
 
     def _launch(self) -> None:
         self._scheduled = False
+        waiting = self._waiting
         group: list[Write] = []
         rows = 0
-        while self._waiting and (not group or rows + len(self._waiting[0].ops) <= MOST_ROWS):
-            write = self._waiting.popleft()
-            rows += len(write.ops)
+        while waiting:
+            write = waiting[0]
+            rows += 1 if isinstance(write, RowWrite) else len(write.ops)
+            if rows > MOST_ROWS and group:
+                break
             group.append(write)
+            waiting.popleft()
         if not group:
             return
         self._running += 1
@@ -117,60 +138,88 @@ class GroupCommit:
             if self._breaker.allows():
                 await self._commit(group)
             else:
-                _fail(group, self._breaker.refusal())
+                self._fail(group, self._breaker.refusal())
         except Exception as error:
             # A bug of ours must not leave clients waiting for ever.
             log.exception("committing a group of %d writes failed", len(group))
-            _fail(group, StoreRejected("XX000", f"internal error while writing: {type(error).__name__}"))
+            self._fail(group, StoreRejected("XX000", f"internal error while writing: {type(error).__name__}"))
         finally:
             self._running -= 1
             self._schedule()
 
     async def _commit(self, group: list[Write]) -> None:
         self.groups += 1
+        ops: list[RowOp] = []
+        want_rows = False
+        for write in group:
+            if isinstance(write, RowWrite):
+                op = write.op
+                ops.append(op)
+                # The row is asked back where it may not be what was written.
+                if not op.exact:
+                    want_rows = True
+            else:
+                ops += write.ops
+                want_rows = want_rows or write.want_rows
         try:
-            results = await self._breaker.ask(
-                self._store.apply([op for write in group for op in write.ops], any(write.want_rows for write in group))
-            )
+            results = await self._breaker.ask(self._store.apply(ops, want_rows))
         except RowVanished as error:
             gone = set(error.keys)
-            hit = [write for write in group if any(op.key in gone for op in write.ops)]
+            hit = [write for write in group if any(op.key in gone for op in _ops_of(write))]
             if len(group) == 1 or not hit:
-                _fail(group, error)
+                self._fail(group, error)
                 return
-            _fail(hit, error)
+            self._fail(hit, error)
             others = [write for write in group if write not in hit]
             if others:
                 await self._commit(others)
         except (StoreRejected, RowsLocked) as refusal:
             if len(group) == 1:
-                _fail(group, refusal)
+                self._fail(group, refusal)
                 return
             middle = len(group) // 2
             # Side by side: the half that is refused again may first wait for a lock.
             await asyncio.gather(self._commit(group[:middle]), self._commit(group[middle:]))
         except StoreError as failure:
             # Unreachable, or the outcome unknown: the same for everybody in the group.
-            _fail(group, failure)
+            self._fail(group, failure)
         else:
-            start = 0
-            for write in group:
+            self._land(group, results)
+
+    def _land(self, group: list[Write], results: list[Applied]) -> None:
+        rows: list[RowWrite] = []
+        start = 0
+        for write in group:
+            if isinstance(write, RowWrite):
+                write.applied = results[start]
+                rows.append(write)
+                start += 1
+            else:
                 end = start + len(write.ops)
-                _tell(write, results[start:end], None)
+                write.landed(results[start:end])
                 start = end
+        self._tell(rows)
+
+    def _fail(self, group: list[Write], error: StoreError) -> None:
+        rows: list[RowWrite] = []
+        for write in group:
+            if isinstance(write, RowWrite):
+                write.error = error
+                rows.append(write)
+            else:
+                write.failed(error)
+        self._tell(rows)
+
+    def _tell(self, rows: list[RowWrite]) -> None:
+        if not rows:
+            return
+        assert self.lander is not None
+        try:
+            self.lander.told(rows)
+        except Exception:
+            # A bug of ours must not change the verdict of the others.
+            log.exception("rows that were written could not be published")
 
 
-def _fail(group: list[Write], error: StoreError) -> None:
-    for write in group:
-        _tell(write, [], error)
-
-
-def _tell(write: Write, results: list[Applied], error: StoreError | None) -> None:
-    try:
-        if error is None:
-            write.landed(results)
-        else:
-            write.failed(error)
-    except Exception:
-        # A bug of ours in one command must not change the verdict of the others.
-        log.exception("a command that waited for its write failed")
+def _ops_of(write: Write) -> Sequence[RowOp]:
+    return (write.op,) if isinstance(write, RowWrite) else write.ops

@@ -4,8 +4,9 @@
 
 **The triggers** (`forebay sql` prints them) run once per statement and note the key columns of all changed rows, the
 old and the new key where it moved, as *one* row of the outbox: `keys` is a JSON array of objects, `[{"id": "7"}]`,
-every value as text, with the key columns of every prefix of the table. More than `KEYS_NOTED` rows, or TRUNCATE, note
-no keys: the whole table changed, its prefixes are bumped. A rolled-back transaction leaves nothing behind.
+every value as text, with the key columns of every prefix of the table, of all servers that follow it. More than
+`KEYS_NOTED` rows, or TRUNCATE, note no keys: the whole table changed, its prefixes are bumped. A rolled-back
+transaction leaves nothing behind.
 
 In a child table (`value = {set = …}`) many changed rows are one key. There the triggers note each key once, so a
 statement that fills one set is not mistaken for one that changed the whole table.
@@ -133,11 +134,20 @@ def outbox_sql(wanted: Iterable[PrefixRule]) -> str:
                 raise SpelledTwice(f"the tables {other!r} and {table!r} may be the same: write both with their schema")
         spelled[table] = table
     children = {rule.table for rule in rules if rule.invalidate == NOTIFY and rule.has_children}
-    functions = "\n".join(
-        [_FUNCTION.format(**_names(table), **_objects(tables[table], table in children)) for table in tables]
+    follow = "\n".join([_follow(table, columns, table in children) for table, columns in tables.items()])
+    return _SCRIPT.format(follow=follow, outbox=OUTBOX)
+
+
+def _follow(table: str, columns: tuple[str, ...], has_children: bool) -> str:
+    parts = {"outbox": OUTBOX, "channel": CHANNEL, "most": KEYS_NOTED, "more": KEYS_NOTED + 1, **_names(table)}
+    return _FOLLOW.format(
+        relation=_literal(quote_relation(table)),
+        columns=", ".join([_literal(name) for name in columns]),
+        has_children=has_children,
+        version=_literal(TRIGGER_VERSION),
+        make_function=_FUNCTION.format(**parts),
+        make_triggers=_TRIGGERS.format(**parts),
     )
-    triggers = "\n".join([_TRIGGERS.format(**_names(table), args=_arguments(tables[table])) for table in tables])
-    return _SCRIPT.format(functions=functions, triggers=triggers, outbox=OUTBOX)
 
 
 def _names(table: str) -> dict[str, str]:
@@ -146,19 +156,6 @@ def _names(table: str) -> dict[str, str]:
         # PostgreSQL would cut it, and two long names might become one.
         name = name.encode()[:54].decode(errors="ignore") + f"_{zlib.crc32(name.encode()):08x}"
     return {"function": quote(name), "table": quote_relation(table)}
-
-
-def _objects(columns: tuple[str, ...], has_children: bool) -> dict[str, str]:
-    # Qualified: a column may be named like the function's variable.
-    key = ", ".join([f"{_literal(name)}, t.{quote(name)}::text" for name in columns])
-    key = f"jsonb_build_object({key})"
-    if has_children:
-        key = "DISTINCT " + key
-    return {"key": key, "outbox": OUTBOX, "channel": CHANNEL, "most": str(KEYS_NOTED), "more": str(KEYS_NOTED + 1)}
-
-
-def _arguments(columns: tuple[str, ...]) -> str:
-    return ", ".join([_literal(word) for word in (TRIGGER_VERSION, *columns)])
 
 
 def _literal(text: str) -> str:
@@ -185,9 +182,42 @@ INSERT INTO {outbox} (seq, relation) VALUES (0, '') ON CONFLICT (seq) DO NOTHING
 -- When forebay connects as another role:
 --   GRANT SELECT, INSERT, UPDATE, DELETE ON {outbox} TO …;
 -- To undo: DROP FUNCTION … CASCADE for each function below first, then DROP TABLE {outbox}.
-{functions}
 SELECT set_config('search_path', current_setting('forebay.path'), true);
-{triggers}"""
+{follow}"""
+
+# One table. Several servers may follow it by different columns, each with a script of its own, and there is one set of
+# triggers: so what they note already, as far as the table still has it, is noted by the new ones, too.
+_FOLLOW: Final = """\
+DO $script$
+DECLARE
+    followed regclass := {relation};
+    distinctly boolean;
+    pairs text;
+    names text;
+BEGIN
+    SELECT {has_children} OR coalesce(bool_or(p.prosrc LIKE '%DISTINCT jsonb_build_object%'), false) INTO distinctly
+    FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
+    WHERE g.tgrelid = followed AND g.tgname LIKE 'forebay\\_%';
+    SELECT string_agg(format('%L, t.%I::text', n.name, n.name), ', ' ORDER BY n.name),
+        string_agg(quote_literal(n.name), ', ' ORDER BY n.name) INTO pairs, names
+    FROM (
+        SELECT unnest(ARRAY[{columns}]) AS name
+        UNION SELECT a.attname::text FROM pg_trigger g JOIN pg_attribute a ON a.attrelid = g.tgrelid
+        WHERE g.tgrelid = followed AND g.tgname LIKE 'forebay\\_%' AND a.attnum > 0 AND NOT a.attisdropped
+            AND encode(convert_to(a.attname::text, getdatabaseencoding()), 'escape')
+                = ANY ((string_to_array(encode(g.tgargs, 'escape'), '\\000'))[2:])) AS n;
+    -- Qualified: a column may be named like the function's variable.
+    pairs := CASE WHEN distinctly THEN 'DISTINCT ' ELSE '' END || 'jsonb_build_object(' || pairs || ')';
+    PERFORM set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
+    EXECUTE replace($make$
+{make_function}
+$make$, '<key>', pairs);
+    PERFORM set_config('search_path', current_setting('forebay.path'), true);
+    EXECUTE replace($make$
+{make_triggers}
+$make$, '<arguments>', {version} || ', ' || names);
+END
+$script$;"""
 
 _FUNCTION: Final = """\
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
@@ -197,14 +227,14 @@ DECLARE
 BEGIN
     IF TG_OP = 'INSERT' THEN
         SELECT jsonb_agg(r.key) INTO changed FROM (
-            SELECT {key} AS key FROM new_rows AS t LIMIT {more}) AS r;
+            SELECT <key> AS key FROM new_rows AS t LIMIT {more}) AS r;
     ELSIF TG_OP = 'DELETE' THEN
         SELECT jsonb_agg(r.key) INTO changed FROM (
-            SELECT {key} AS key FROM old_rows AS t LIMIT {more}) AS r;
+            SELECT <key> AS key FROM old_rows AS t LIMIT {more}) AS r;
     ELSIF TG_OP = 'UPDATE' THEN
         SELECT jsonb_agg(r.key) INTO changed FROM (
-            (SELECT {key} AS key FROM old_rows AS t LIMIT {more})
-            UNION (SELECT {key} FROM new_rows AS t LIMIT {more})) AS r;
+            (SELECT <key> AS key FROM old_rows AS t LIMIT {more})
+            UNION (SELECT <key> FROM new_rows AS t LIMIT {more})) AS r;
     END IF;
     IF changed IS NULL AND TG_OP <> 'TRUNCATE' THEN
         RETURN NULL;
@@ -222,16 +252,16 @@ $forebay$;"""
 _TRIGGERS: Final = """\
 DROP TRIGGER IF EXISTS forebay_insert ON {table};
 CREATE TRIGGER forebay_insert AFTER INSERT ON {table} REFERENCING NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION {function}({args});
+    FOR EACH STATEMENT EXECUTE FUNCTION {function}(<arguments>);
 DROP TRIGGER IF EXISTS forebay_update ON {table};
 CREATE TRIGGER forebay_update AFTER UPDATE ON {table} REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION {function}({args});
+    FOR EACH STATEMENT EXECUTE FUNCTION {function}(<arguments>);
 DROP TRIGGER IF EXISTS forebay_delete ON {table};
 CREATE TRIGGER forebay_delete AFTER DELETE ON {table} REFERENCING OLD TABLE AS old_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION {function}({args});
+    FOR EACH STATEMENT EXECUTE FUNCTION {function}(<arguments>);
 DROP TRIGGER IF EXISTS forebay_truncate ON {table};
 CREATE TRIGGER forebay_truncate AFTER TRUNCATE ON {table}
-    FOR EACH STATEMENT EXECUTE FUNCTION {function}({args});
+    FOR EACH STATEMENT EXECUTE FUNCTION {function}(<arguments>);
 -- Also in sessions that switch ordinary triggers off (session_replication_role).
 ALTER TABLE {table} ENABLE ALWAYS TRIGGER forebay_insert, ENABLE ALWAYS TRIGGER forebay_update,
     ENABLE ALWAYS TRIGGER forebay_delete, ENABLE ALWAYS TRIGGER forebay_truncate;"""

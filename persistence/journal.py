@@ -210,6 +210,21 @@ class Journal:
             self._seal()
         return seq
 
+    def append_text(self, prefix: str, key: bytes, value: bytes) -> int:
+        """`append` of a change that says nothing but "the key holds this string, and never expires"."""
+        if self.refusing:
+            self.check()
+        if not self._parts:
+            self._begin_group()
+        seq = self.next_seq
+        record = self._ledger.record_text(prefix, key, value, seq, self._now_ms)
+        self.next_seq = seq + 1
+        self._parts.append(record)
+        self._buffered += len(record)
+        if self._buffered > _GROUP_BYTES:
+            self._seal()
+        return seq
+
     def begin_batch(self, store: str, items: Sequence[Item]) -> int:
         """Record what a flush carries; the batch's number, which is a sequence, too.
 

@@ -15,8 +15,8 @@ import heapq
 from collections.abc import Iterable
 from typing import Final
 
-from persistence.change import DELETE, EXPIRY, Change
-from persistence.journal_records import Batch, Item, Recorded, is_partial, pack_change
+from persistence.change import DELETE, EXPIRY, STRING, Change
+from persistence.journal_records import WHOLE, Batch, Item, Recorded, is_partial, pack, pack_change
 
 # Stale entries that a heap may hold before it is built anew, at least.
 _STALE_LEAST: Final = 4096
@@ -73,9 +73,7 @@ class Ledger:
         verb = change.verb
         entry = keys.get(change.key)
         if entry is None:
-            entry = keys[change.key] = Unsaved(seq, now_ms, existed, verb == DELETE)
-            self._keys += 1
-            heapq.heappush(self._heap, (seq, entry))
+            entry = keys[change.key] = self._unsaved(seq, now_ms, existed, verb == DELETE)
             partial = change.members is not None and is_partial(change)
             return pack_change(prefix, change, partial, existed, now_ms, wall_offset_ms)
         entry.last = seq
@@ -96,6 +94,32 @@ class Ledger:
         if not partial and (verb != DELETE or change.members is None):
             entry.first = seq
         return pack_change(prefix, change, partial, existed, entry.first_ms, wall_offset_ms)
+
+    def record_text(self, prefix: str, key: bytes, value: bytes, seq: int, now_ms: int) -> bytes:
+        """`record` of a change that says nothing but "the key holds this string, and never expires"."""
+        keys = self._prefixes.get(prefix)
+        if keys is None:
+            keys = self._prefixes[prefix] = {}
+        entry = keys.get(key)
+        if entry is None:
+            keys[key] = self._unsaved(seq, now_ms, None, False)
+            return pack((WHOLE, prefix, key, None, now_ms, None, STRING, value))
+        entry.last = entry.first = seq
+        if entry.flying and not entry.next_first:
+            entry.next_first = seq
+            entry.first_ms = now_ms
+            entry.existed = not entry.deleted
+        if entry.deleted:
+            entry.existed = None
+            entry.deleted = False
+        return pack((WHOLE, prefix, key, entry.existed, entry.first_ms, None, STRING, value))
+
+    def _unsaved(self, seq: int, now_ms: int, existed: bool | None, deleted: bool) -> Unsaved:
+        # A key becomes unsaved. Its sequence is the largest of all, so the heap stays one without being looked at.
+        entry = Unsaved(seq, now_ms, existed, deleted)
+        self._keys += 1
+        self._heap.append((seq, entry))
+        return entry
 
     def needed_from(self, prefix: str, key: bytes) -> int:
         """The oldest record that an unsaved key needs; 0 when nothing of it is unsaved. O(1)."""

@@ -46,6 +46,12 @@ class Lifetimes:
             ttl_ms *= 1 + rule.ttl_jitter * (2 * self._random.random() - 1)
         return max(1, int(ttl_ms))
 
+    def spread_ms(self, rule: PrefixRule) -> tuple[float, float]:
+        """The shortest default lifetime that the jitter leaves, and by how much it lengthens it at most: `ttl_ms` for
+        whoever draws many."""
+        ttl_ms = rule.ttl_s * 1000
+        return ttl_ms * (1 - rule.ttl_jitter), ttl_ms * 2 * rule.ttl_jitter
+
     def seen_deadline(self, prefix: ManagedPrefix, loaded: Loaded, now: int) -> int:
         """The deadline that a command sees on a value that was loaded for it and not cached."""
         if prefix.rule.generic:
@@ -67,8 +73,16 @@ class Lifetimes:
         prefix.keys += 1
         prefix.bytes += entry.weight
         entry.lease = lease
+        entry.soft_ms = self.first_look_ms(lease, entry.deadline_ms, now)
+        if lease.lapsed or lease.stale_until_ms != entry.deadline_ms:
+            # It may go at another time than its deadline, under which it is filed.
+            self._memory.refile(entry.key)
+
+    def first_look_ms(self, lease: Lease, deadline_ms: int, now: int) -> int:
+        """When a read of a new copy has to ask first; the lease learns how long the copy may be served stale."""
+        prefix = lease.prefix
         rule = prefix.rule
-        soft_ms = min(entry.deadline_ms, lease.until_ms)
+        soft_ms = min(deadline_ms, lease.until_ms)
         if prefix.ages and lease.until_ms != NEVER:
             stale_s = max(rule.stale_while_revalidate_s, rule.stale_if_error_s)
             lease.stale_until_ms = lease.until_ms + int(stale_s * 1000)
@@ -77,10 +91,7 @@ class Lifetimes:
             if rule.early_expiry > 0:
                 # Before this moment XFetch has less than one chance in 20,000, so hits need not roll the dice.
                 soft_ms = min(soft_ms, lease.until_ms - int(10 * lease.cost_ms * rule.early_expiry))
-        entry.soft_ms = soft_ms
-        if lease.lapsed or lease.stale_until_ms != entry.deadline_ms:
-            # It may go at another time than its deadline, under which it is filed.
-            self._memory.refile(entry.key)
+        return soft_ms
 
     def extend(self, entry: Held, lease: Lease, now: int) -> None:
         """The copy's time ran out, but it is the only place that has the value: it lives on."""

@@ -36,14 +36,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Iterable
 from typing import Final, Protocol
 
 from persistence.errors import LoadTimeout, StoreError, StoreRejected, StoreTimeout
+from persistence.flights import Flight, ParkedLoad, Watch, expire
 from persistence.managed import ManagedPrefix, Target
-from persistence.mapping import Loaded
-from persistence.parked import Parked
 from persistence.rows import Row, RowKey
 from persistence.seams import Clock
 
@@ -67,8 +65,9 @@ _LATENESS_S: Final = 0.02
 class Installer(Protocol):
     """Who puts loaded values into memory."""
 
-    def loaded(self, flight: Flight) -> None:
-        """A flight's answer may be cached; called before those who wait for it wake up."""
+    def loaded(self, prefix: ManagedPrefix, flights: list[Flight], cost_ms: float) -> None:
+        """What one statement brought of a prefix, within that time, and may be cached; called before those who wait for
+        it wake up."""
 
     def load_failed(self, flight: Flight) -> None:
         """A flight ended with `flight.error`."""
@@ -77,106 +76,72 @@ class Installer(Protocol):
         """A background refresh ended, but its key was written or invalidated meanwhile."""
 
 
-class Flight:
-    """One key being loaded."""
+class _Lane:
+    """The loads of one prefix."""
 
-    __slots__ = ("claimed", "cost_ms", "done", "error", "fenced", "parked", "refresh", "result", "target", "waiters")
+    __slots__ = ("flying", "gathering", "is_scheduled", "keys_flying", "late_s", "prefix", "usual_s")
 
-    def __init__(self, target: Target, refresh: bool, claimed: bool) -> None:
-        self.target = target
-        # Somebody waits for it, or did: whoever comes next shares it.
-        self.claimed = claimed
-        # A background refresh: nobody waited when it began.
-        self.refresh = refresh
-        # The key was written or invalidated since the flight began.
-        self.fenced = False
-        self.done = False
-        # The row's value; None when there is no such row.
-        self.result: Loaded | None = None
-        self.error: StoreError | None = None
-        self.cost_ms = 0.0
-        self.waiters: list[asyncio.Future[None]] = []
-        # Commands that are called back; None: none yet.
-        self.parked: list[ParkedLoad] | None = None
+    def __init__(self, prefix: ManagedPrefix) -> None:
+        self.prefix = prefix
+        # What the next statement will ask for.
+        self.gathering: list[Flight] = []
+        # The loop will look in this turn whether a statement can be sent.
+        self.is_scheduled = False
+        # What the statements under way ask for, a list each; how many keys that are, and the loop's time from which
+        # the last of them is late.
+        self.flying: list[list[Flight]] = []
+        self.keys_flying = 0
+        self.late_s = 0.0
+        # How long statements take, a moving average; 0: none has been answered.
+        self.usual_s = 0.0
 
-    async def wait(self, timeout_s: float) -> Loaded | None:
-        """The value, or None for no such row; raises the load's error, or LoadTimeout after `timeout_s` seconds."""
-        if not self.done:
-            loop = asyncio.get_running_loop()
-            turn: asyncio.Future[None] = loop.create_future()
-            self.waiters.append(turn)
-            timer = loop.call_later(timeout_s, _expire, turn)
-            try:
-                await turn
-            finally:
-                timer.cancel()
-                if not self.done and turn in self.waiters:
-                    self.waiters.remove(turn)
-        if self.error is not None:
-            raise self.error
-        return self.result
+    def may_send(self, now_s: float) -> bool:
+        """May a statement be sent now for what has gathered?"""
+        waiting = len(self.gathering)
+        if not waiting or not self.flying:
+            return waiting > 0
+        if len(self.flying) >= STATEMENTS_IN_FLIGHT:
+            return False
+        keys = self.keys_flying
+        if keys <= FEW_KEYS or waiting >= min(MORE_WAITING * keys, self.prefix.rule.load_batch):
+            return True
+        return now_s >= self.late_s
 
-    def land(self) -> None:
-        """Wake everybody who waits."""
-        self.done = True
-        waiters, self.waiters = self.waiters, []
-        for turn in waiters:
-            if not turn.done():
-                turn.set_result(None)
+    def take(self) -> list[Flight]:
+        """The flights of the next statement; they fly from now on."""
+        most = self.prefix.rule.load_batch
+        batch = self.gathering
+        if len(batch) <= most:
+            self.gathering = []
+        else:
+            batch = batch[:most]
+            del self.gathering[:most]
+        self.flying.append(batch)
+        self.keys_flying += len(batch)
+        return batch
 
+    def landed(self, batch: list[Flight]) -> None:
+        """The statement is over."""
+        self.flying.remove(batch)
+        self.keys_flying -= len(batch)
 
-def _expire(turn: asyncio.Future[None]) -> None:
-    if not turn.done():
-        turn.set_exception(LoadTimeout("the load did not finish in time"))
-
-
-class ParkedLoad(Parked):
-    """A command without a task that waits for flights."""
-
-    __slots__ = ("fences", "flights", "left", "until_s")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flights: list[Flight] = []
-        # Flights that have not landed; below zero: it waits for them no more.
-        self.left = 0
-        # The loop's time at which it has waited long enough.
-        self.until_s = 0.0
-        # Fences there had been when it was parked.
-        self.fences = 0
-
-    def close(self) -> None:
-        self.left = -1
-
-
-class Watch:
-    """Keys that one command reads together, while it waits for some of them."""
-
-    __slots__ = ("broken", "keys")
-
-    def __init__(self, keys: tuple[bytes, ...]) -> None:
-        self.keys = keys
-        # One of the keys was fenced, or is being written: what was read of them may not have been true at one moment.
-        self.broken = False
+    def took(self, seconds: float) -> None:
+        """A statement was answered."""
+        usual_s = self.usual_s or seconds
+        self.usual_s = seconds * _NEWEST + usual_s * (1 - _NEWEST)
 
 
 class Loader:
     """All loads under way, for all prefixes."""
 
     __slots__ = (
-        "_awaited",
         "_clock",
         "_flights",
-        "_gathering",
         "_installer",
-        "_keys_running",
-        "_late_s",
+        "_lanes",
         "_ready",
-        "_running",
-        "_scheduled",
         "_sweeping",
         "_tasks",
-        "_usual_s",
         "_watches",
         "_writing",
         "fences",
@@ -188,14 +153,7 @@ class Loader:
         self._installer = installer
         # Key → the flight that a new asker may join.
         self._flights: dict[bytes, Flight] = {}
-        self._gathering: dict[ManagedPrefix, deque[Flight]] = {}
-        # Statements under way, their keys, and the loop's time from which the last of them is late.
-        self._running: dict[ManagedPrefix, int] = {}
-        self._keys_running: dict[ManagedPrefix, int] = {}
-        self._late_s: dict[ManagedPrefix, float] = {}
-        # How long statements take, a moving average.
-        self._usual_s: dict[ManagedPrefix, float] = {}
-        self._scheduled: set[ManagedPrefix] = set()
+        self._lanes: dict[ManagedPrefix, _Lane] = {}
         # Key → writes whose outcome is not published yet.
         self._writing: dict[bytes, int] = {}
         # Key that is being written together with others → who waits for the end of it.
@@ -203,9 +161,7 @@ class Loader:
         # Key → watches of commands that read it together with others.
         self._watches: dict[bytes, list[Watch]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        # Flights for which somebody is parked, in the order in which the first one was; and those to be called back
-        # when the batch that is landing has landed as a whole.
-        self._awaited: dict[Flight, None] = {}
+        # Who is parked and is to be called back when the batch that is landing has landed as a whole.
         self._ready: list[ParkedLoad] = []
         # The timer of those who are parked is set.
         self._sweeping = False
@@ -221,37 +177,60 @@ class Loader:
         flight = self._flights.get(target.key)
         if flight is not None:
             if not (refresh or ahead or unasked):
-                if flight.claimed:
-                    target.prefix.counters.misses += 1
-                    target.prefix.counters.loads_shared += 1
-                flight.claimed = True
+                self._share(flight)
             return flight
+        lane = self._lane(target.prefix)
         flight = Flight(target, refresh, not (refresh or ahead))
         self._flights[target.key] = flight
-        prefix = target.prefix
-        prefix.counters.loads += 1
+        lane.gathering.append(flight)
+        counters = target.prefix.counters
+        counters.loads += 1
         if not (refresh or unasked):
             # A key loaded ahead is counted here, once, although its command may then find it in memory.
-            prefix.counters.misses += 1
-        waiting = self._gathering.get(prefix)
-        if waiting is None:
-            waiting = self._gathering[prefix] = deque()
-        waiting.append(flight)
-        self._schedule(prefix)
+            counters.misses += 1
+        self._schedule(lane)
         return flight
+
+    def _share(self, flight: Flight) -> None:
+        # A flight is asked for that is under way.
+        if flight.claimed:
+            counters = flight.target.prefix.counters
+            counters.misses += 1
+            counters.loads_shared += 1
+        flight.claimed = True
+
+    def _lane(self, prefix: ManagedPrefix) -> _Lane:
+        lane = self._lanes.get(prefix)
+        if lane is None:
+            lane = self._lanes[prefix] = _Lane(prefix)
+        return lane
 
     def park(self, parked: ParkedLoad, targets: list[Target]) -> None:
         """Load these, and call back when all have landed, or after the longest of their `load_timeout`s."""
         timeout_s = 0.0
+        known = self._flights
+        lane: _Lane | None = None
         for target in targets:
-            flight = self.request(target)
-            parked.flights.append(flight)
-            if flight.parked is None:
-                flight.parked = [parked]
-                self._awaited[flight] = None
+            prefix = target.prefix
+            if lane is None or lane.prefix is not prefix:
+                if lane is not None:
+                    self._schedule(lane)
+                lane = self._lane(prefix)
+                counters = prefix.counters
+                timeout_s = max(timeout_s, prefix.rule.load_timeout_s)
+            flight = known.get(target.key)
+            if flight is None:
+                # (`request`, written out.)
+                flight = Flight(target, False, True)
+                known[target.key] = flight
+                lane.gathering.append(flight)
+                counters.loads += 1
+                counters.misses += 1
             else:
-                flight.parked.append(parked)
-            timeout_s = max(timeout_s, target.prefix.rule.load_timeout_s)
+                self._share(flight)
+            flight.park(parked)
+        assert lane is not None
+        self._schedule(lane)
         parked.left = len(targets)
         parked.fences = self.fences
         loop = asyncio.get_running_loop()
@@ -261,20 +240,22 @@ class Loader:
             loop.call_later(timeout_s, self._sweep)
 
     def _sweep(self) -> None:
-        # Whose time has come is called back without a landing. O(commands parked), a few times per timeout.
+        # Whose time has come is called back without a landing. O(flights), a few times per timeout.
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         next_s = 0.0
         late: list[ParkedLoad] = []
-        for flight in self._awaited:
-            for parked in flight.parked or ():
-                if parked.left <= 0:
-                    continue
-                if parked.until_s <= now_s:
-                    parked.left = -1
-                    late.append(parked)
-                elif not next_s or parked.until_s < next_s:
-                    next_s = parked.until_s
+        for lane in self._lanes.values():
+            for batch in (*lane.flying, lane.gathering):
+                for flight in batch:
+                    for parked in flight.awaited_by():
+                        if parked.left <= 0:
+                            continue
+                        if parked.until_s <= now_s:
+                            parked.left = -1
+                            late.append(parked)
+                        elif not next_s or parked.until_s < next_s:
+                            next_s = parked.until_s
         self._sweeping = next_s > 0
         if self._sweeping:
             loop.call_later(max(next_s - now_s, _LATENESS_S), self._sweep)
@@ -337,7 +318,7 @@ class Loader:
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         self.joint[key].append(turn)
-        timer = loop.call_later(timeout_s, _expire, turn)
+        timer = loop.call_later(timeout_s, expire, turn)
         try:
             await turn
         finally:
@@ -373,9 +354,10 @@ class Loader:
 
     async def close(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` seconds for the statements under way, then give them up: nobody asks any more."""
-        for prefix in list(self._scheduled):
-            # Gathered, and about to be launched.
-            self._launch(prefix)
+        for lane in self._lanes.values():
+            if lane.is_scheduled:
+                # Gathered, and about to be launched.
+                self._launch(lane)
         if self._tasks:
             _, hanging = await asyncio.wait(self._tasks, timeout=timeout_s)
             for task in hanging:
@@ -384,45 +366,39 @@ class Loader:
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
-    def _schedule(self, prefix: ManagedPrefix) -> None:
-        if prefix not in self._scheduled and self._may_send(prefix):
-            self._scheduled.add(prefix)
-            asyncio.get_running_loop().call_soon(self._launch, prefix)
+    def _schedule(self, lane: _Lane) -> None:
+        if not lane.is_scheduled:
+            loop = asyncio.get_running_loop()
+            if lane.may_send(loop.time()):
+                lane.is_scheduled = True
+                loop.call_soon(self._launch, lane)
 
-    def _launch(self, prefix: ManagedPrefix) -> None:
-        self._scheduled.discard(prefix)
-        waiting = self._gathering[prefix]
+    def _launch(self, lane: _Lane) -> None:
+        lane.is_scheduled = False
         loop = asyncio.get_running_loop()
-        while waiting and self._may_send(prefix):
-            batch = [waiting.popleft() for _ in range(min(len(waiting), prefix.rule.load_batch))]
-            for flight in batch:
-                key = flight.target.key
-                if key in self._writing and self._flights.get(key) is flight:
-                    del self._flights[key]
-                    flight.fenced = True
-            self._running[prefix] = self._running.get(prefix, 0) + 1
-            self._keys_running[prefix] = self._keys_running.get(prefix, 0) + len(batch)
-            patience_s = max(SLOW_S, SLOWER_THAN_USUAL * self._usual_s.get(prefix, 0.0))
-            self._late_s[prefix] = loop.time() + patience_s
-            loop.call_later(patience_s, self._schedule, prefix)
-            task = loop.create_task(self._fly(prefix, batch))
+        while lane.may_send(loop.time()):
+            batch = lane.take()
+            if self._writing:
+                self._close_to_others(batch)
+            patience_s = max(SLOW_S, SLOWER_THAN_USUAL * lane.usual_s)
+            lane.late_s = loop.time() + patience_s
+            loop.call_later(patience_s, self._schedule, lane)
+            task = loop.create_task(self._fly(lane, batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _may_send(self, prefix: ManagedPrefix) -> bool:
-        # May a statement be sent now for what has gathered?
-        running = self._running.get(prefix, 0)
-        waiting = len(self._gathering[prefix])
-        if not running or running >= STATEMENTS_IN_FLIGHT or not waiting:
-            return waiting > 0 and not running
-        keys = self._keys_running[prefix]
-        if keys <= FEW_KEYS or waiting >= min(MORE_WAITING * keys, prefix.rule.load_batch):
-            return True
-        return asyncio.get_running_loop().time() >= self._late_s[prefix]
+    def _close_to_others(self, batch: list[Flight]) -> None:
+        # The flights of keys that are being written are joined until they are sent, and no longer.
+        for flight in batch:
+            key = flight.target.key
+            if key in self._writing and self._flights.get(key) is flight:
+                del self._flights[key]
+                flight.fenced = True
 
-    async def _fly(self, prefix: ManagedPrefix, batch: list[Flight]) -> None:
+    async def _fly(self, lane: _Lane, batch: list[Flight]) -> None:
+        prefix = lane.prefix
         try:
-            await self._load(prefix, batch)
+            await self._load(lane, batch)
         except StoreTimeout:
             # Nothing was written, so nothing is unknown: it is the load that did not finish.
             prefix.counters.load_timeouts += len(batch)
@@ -435,10 +411,9 @@ class Loader:
             log.exception("loading %d keys of %s failed", len(batch), prefix.rule.name)
             self._fail(batch, StoreRejected("XX000", "internal error while loading"))
         finally:
-            self._running[prefix] -= 1
-            self._keys_running[prefix] -= len(batch)
-            if self._gathering[prefix]:
-                self._schedule(prefix)
+            lane.landed(batch)
+            if lane.gathering:
+                self._schedule(lane)
         # Not before all of the batch is in memory: a command may wait for several of its keys, and what one command
         # does next may concern another's.
         ready, self._ready = self._ready, []
@@ -452,13 +427,16 @@ class Loader:
                 # A bug of ours in one command must not leave the others waiting.
                 log.exception("a command that waited for a load failed")
 
-    async def _load(self, prefix: ManagedPrefix, batch: list[Flight]) -> None:
-        breaker = prefix.breaker
+    async def _load(self, lane: _Lane, batch: list[Flight]) -> None:
+        breaker = lane.prefix.breaker
         if not breaker.allows():
             raise breaker.refusal()
-        self._answer(prefix, batch, await breaker.ask(self._ask(prefix, batch)))
+        rows, cost_ms = await breaker.ask(self._ask(lane, batch))
+        self._answer(lane.prefix, batch, rows, cost_ms)
 
-    async def _ask(self, prefix: ManagedPrefix, batch: list[Flight]) -> dict[RowKey, Row]:
+    async def _ask(self, lane: _Lane, batch: list[Flight]) -> tuple[dict[RowKey, Row], float]:
+        # The rows, and how many milliseconds they took.
+        prefix = lane.prefix
         mapping = await prefix.prepare()
         store = prefix.store
         assert store is not None
@@ -468,18 +446,15 @@ class Loader:
         counters.load_statements += 1
         rows = await store.load_many(mapping, [flight.target.row_key for flight in batch])
         took_s = loop.time() - began
-        self._usual_s[prefix] = took_s * _NEWEST + self._usual_s.get(prefix, took_s) * (1 - _NEWEST)
-        cost_ms = took_s * 1000
-        counters.load_ms_total += cost_ms
+        lane.took(took_s)
+        counters.load_ms_total += took_s * 1000
         counters.load_rows += len(rows)
-        for flight in batch:
-            flight.cost_ms = cost_ms
-        return rows
+        return rows, took_s * 1000
 
-    def _answer(self, prefix: ManagedPrefix, batch: list[Flight], rows: dict[RowKey, Row]) -> None:
+    def _answer(self, prefix: ManagedPrefix, batch: list[Flight], rows: dict[RowKey, Row], cost_ms: float) -> None:
+        # One step for all of the batch: decoded, then into memory, then told.
         mapping = prefix.mapping
         assert mapping is not None
-        counters = prefix.counters
         wall_ms = self._clock.now_ms() + self._clock.wall_offset_ms()
         for flight in batch:
             row_key = flight.target.row_key
@@ -488,22 +463,31 @@ class Loader:
                 try:
                     loaded = mapping.value_of(row_key, row)
                 except StoreError as error:
-                    counters.load_errors += 1
-                    self._fail([flight], error)
+                    prefix.counters.load_errors += 1
+                    flight.error = error
+                    self._installer.load_failed(flight)
                     continue
                 # A generic row whose time has run out reads as absent.
                 if loaded is not None and loaded.expires_ms > wall_ms:
                     flight.result = loaded
-            self._land(flight)
+        self._installer.loaded(prefix, self._to_be_kept(prefix, batch), cost_ms)
+        for flight in batch:
+            self._release(flight)
 
-    def _land(self, flight: Flight) -> None:
-        if flight.fenced or (self._writing and flight.target.key in self._writing):
-            flight.target.prefix.counters.loads_fenced += 1
-            if flight.refresh:
-                self._installer.overtaken(flight)
-        else:
-            self._installer.loaded(flight)
-        self._release(flight)
+    def _to_be_kept(self, prefix: ManagedPrefix, batch: list[Flight]) -> list[Flight]:
+        # Those that nothing has overtaken.
+        kept: list[Flight] = []
+        writing = self._writing
+        for flight in batch:
+            if flight.error is not None:
+                continue
+            if flight.fenced or (writing and flight.target.key in writing):
+                prefix.counters.loads_fenced += 1
+                if flight.refresh:
+                    self._installer.overtaken(flight)
+            else:
+                kept.append(flight)
+        return kept
 
     def _fail(self, batch: list[Flight], error: StoreError) -> None:
         for flight in batch:
@@ -513,13 +497,7 @@ class Loader:
                 self._release(flight)
 
     def _release(self, flight: Flight) -> None:
-        key = flight.target.key
-        if self._flights.get(key) is flight:
-            del self._flights[key]
-        flight.land()
-        if flight.parked is not None:
-            del self._awaited[flight]
-            for parked in flight.parked:
-                parked.left -= 1
-                if not parked.left:
-                    self._ready.append(parked)
+        if not flight.fenced:
+            # (A fenced one may be joined by nobody.)
+            self._flights.pop(flight.target.key, None)
+        flight.land(self._ready)

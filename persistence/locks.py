@@ -17,8 +17,8 @@ class KeyLocks:
     __slots__ = ("_idle", "held")
 
     def __init__(self) -> None:
-        # Locked key → those who wait for it, in order of arrival.
-        self.held: dict[bytes, deque[asyncio.Future[None]]] = {}
+        # Locked key → those who wait for it, in order of arrival; None: nobody has yet.
+        self.held: dict[bytes, deque[asyncio.Future[None]] | None] = {}
         self._idle: list[asyncio.Future[None]] = []
 
     def are_free(self, keys: Iterable[bytes]) -> bool:
@@ -26,16 +26,30 @@ class KeyLocks:
         held = self.held
         return not held or not any(key in held for key in keys)
 
+    def take(self, key: bytes) -> None:
+        """Lock a key that is free."""
+        self.held[key] = None
+
+    def give_back(self, key: bytes) -> None:
+        """Unlock one key."""
+        held = self.held
+        if held[key] is None and not self._idle:
+            del held[key]
+        else:
+            self.release([key])
+
     async def acquire(self, keys: Iterable[bytes]) -> list[bytes]:
         """Lock all keys; returns what must be passed to `release`. On cancellation nothing stays locked."""
         wanted = sorted(set(keys))
         taken: list[bytes] = []
         try:
             for key in wanted:
-                waiters = self.held.get(key)
-                if waiters is None:
-                    self.held[key] = deque()
+                if key not in self.held:
+                    self.held[key] = None
                 else:
+                    waiters = self.held[key]
+                    if waiters is None:
+                        waiters = self.held[key] = deque()
                     turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                     waiters.append(turn)
                     try:

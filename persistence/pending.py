@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +17,7 @@ from typing import Final
 from persistence.backlog import joint_weight
 from persistence.change import DELETE, EXPIRY, WRITE, Change
 from persistence.journal_records import Item, apply_members
-from persistence.managed import Target
+from persistence.managed import ManagedPrefix, Target
 from persistence.row_values import Loaded
 from persistence.stores.base import Applied, Stamp
 
@@ -57,6 +58,21 @@ class Pending:
         self.is_partial = False
         # Set when it was given up while it flew: told when it has landed, and nothing else is done about it.
         self.on_over: Callable[[Pending], None] | None = None
+
+
+class Backlog:
+    """What is unsaved of one prefix."""
+
+    __slots__ = ("bytes", "name", "pendings", "prefix")
+
+    def __init__(self, prefix: ManagedPrefix) -> None:
+        self.prefix = prefix
+        self.name = prefix.rule.name
+        # What waits for a flush, by key and by time of the first unsaved change (an OrderedDict, because taking from
+        # its front is O(1)).
+        self.pendings: OrderedDict[bytes, Pending] = OrderedDict()
+        # Of all that is unsaved, what flies or was refused included.
+        self.bytes = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class TemplateError(ValueError):
 class Template:
     """A key template, compiled. `head` is the literal beginning, `names` and `types` the captures in order."""
 
-    __slots__ = ("_ints", "_is_number", "_pattern", "head", "names", "text", "types")
+    __slots__ = ("_ints", "_pattern", "head", "is_number", "names", "text", "types")
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -91,7 +91,7 @@ class Template:
         # Without captures every key that begins with the head belongs to the rule (the generic table).
         self._pattern = re.compile(pattern, re.DOTALL) if names else None
         # The commonest form, a head and one number.
-        self._is_number = self.types == ("int",) and not tail
+        self.is_number = self.types == ("int",) and not tail
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Template) and self.text == other.text
@@ -114,7 +114,7 @@ class Template:
         """The values that `key` gives to the captures, or None when it does not fit. O(length of key)."""
         if self._pattern is None:
             return ()
-        if self._is_number:
+        if self.is_number:
             digits = key[len(self.head) :]
             # As the pattern would read it; a sign, or so many digits that they may be out of range, it reads itself.
             if digits.isdigit() and len(digits) < _SURE_DIGITS and digits[0] != _ZERO and key.startswith(self.head):
@@ -218,7 +218,7 @@ class PrefixRule:
 class RuleTable:
     """All rules, by longest literal head. Immutable: a reload builds a new one."""
 
-    __slots__ = ("_heads", "_lengths", "rules")
+    __slots__ = ("_heads", "_innermost", "_lengths", "rules")
 
     def __init__(self, rules: list[PrefixRule]) -> None:
         # In matching order: longest head first.
@@ -230,6 +230,14 @@ class RuleTable:
             if other is not rule:
                 raise TemplateError(f"{rule.name!r} and {other.name!r} have the same head {head.decode()!r}")
         self._lengths = sorted({len(head) for head in self._heads}, reverse=True)
+        # In order, what begins with a head comes right behind it.
+        heads = sorted(self._heads)
+        following = [*heads, b""][1:]
+        self._innermost = {head for head, after in zip(heads, following, strict=True) if not after.startswith(head)}
+
+    def is_innermost(self, head: bytes) -> bool:
+        """Does every key that begins with this rule's head match this rule, because no longer head begins so?"""
+        return head in self._innermost
 
     def match(self, key: bytes) -> PrefixRule | None:
         """The rule whose literal head is the longest that begins `key`. The template may still not fit."""

@@ -52,6 +52,13 @@ class QueueLog:
             return self._seq
         return self._journal.append(prefix, change, ours)
 
+    def record_text(self, prefix: str, key: bytes, value: bytes) -> int:
+        """`record` of a change that says nothing but "the key holds this string, and never expires"."""
+        if self._journal is None:
+            self._seq += 1
+            return self._seq
+        return self._journal.append_text(prefix, key, value)
+
     async def begin(self, items: Sequence[Item]) -> Stamp | None:
         """A flush is about to be sent: its stamp, None without a journal. Raises StoreError or JournalFailed."""
         journal = self._journal

@@ -26,13 +26,13 @@ ignored, because a client that reads, edits and writes back a value sends it alo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from persistence import change as changes
 from persistence.change import HASH, KIND_NAMES, NEVER, STRING, Change
-from persistence.codecs import Codec, is_exact, key_value
+from persistence.codecs import Codec, is_exact, is_verbatim, key_value
 from persistence.errors import RowRejected
 from persistence.field_lifetimes import deadlines_of
 from persistence.json_text import Unfit, json_string, parse_json
@@ -104,17 +104,30 @@ def group_ops(ops: Sequence[RowOp]) -> list[list[int]]:
     in the same order. Ops on child tables are left out: they are divided by member (child_rows.py).
     """
     groups: dict[tuple[int, int, tuple[str, ...]], list[int]] = {}
-    for position, op in enumerate(ops):
-        if op.mapping.has_children:
-            continue
-        groups.setdefault((id(op.mapping), op.verb, op.columns), []).append(position)
+    if _are_alike(ops):
+        groups[0, 0, ()] = list(range(len(ops)))
+    else:
+        for position, op in enumerate(ops):
+            if not op.mapping.has_children:
+                groups.setdefault((id(op.mapping), op.verb, op.columns), []).append(position)
     parts: list[list[int]] = []
     for positions in groups.values():
         if len(positions) > 1:
-            positions.sort(key=lambda position: cast(tuple[str, ...], ops[position].key))
+            keys = [op.key for op in ops]
+            positions.sort(key=cast(Callable[[int], tuple[str, ...]], keys.__getitem__))
         most = ops[positions[0]].mapping.rule.write_batch
         parts += [positions[start : start + most] for start in range(0, len(positions), most)]
     return parts
+
+
+# Most transactions are many rows of one shape, which need no dictionary.
+def _are_alike(ops: Sequence[RowOp]) -> bool:
+    first = ops[0]
+    mapping, verb, columns = first.mapping, first.verb, first.columns
+    for op in ops:
+        if op.mapping is not mapping or op.verb != verb or (op.columns is not columns and op.columns != columns):
+            return False
+    return not mapping.has_children
 
 
 class Loaded:
@@ -208,6 +221,14 @@ class Mapping:
         self._sql = layout.sql
         self._load_sql = layout.sql.load()
         self._key_codecs = tuple([key.codec for key in layout.keys])
+        # Where the number begins that is all of a row key, and how many digits may be out of range; 0: a key is no such
+        # number.
+        self._digits_from = 0
+        self._sure_digits = 0
+        template = layout.rule.template
+        if template.is_number and len(layout.keys) == 1 and layout.keys[0].codec.key == "int":
+            self._digits_from = len(template.head)
+            self._sure_digits = len(str(layout.keys[0].codec.high))
         self._deletable = layout.deletable
         # RETURNING cannot tell the row as it is afterwards (custom SQL tells nothing, SQLite's AFTER triggers come
         # later): after-images are loaded in the same transaction.
@@ -220,6 +241,17 @@ class Mapping:
         )
 
     # --- keys and statements ---
+
+    def row_named_by(self, key: bytes) -> RowKey | None:
+        """`row_key_of` a key that begins with the template's head; None, too, when it does not fit the template."""
+        start = self._digits_from
+        if start:
+            # The commonest form, a head and one number; what may be out of range, or has a sign, goes the careful way.
+            digits = key[start:]
+            if digits.isdigit() and len(digits) < self._sure_digits and digits[0] != 48:
+                return (int(digits),)
+        captures = self.rule.template.captures(key)
+        return None if captures is None else self.row_key_of(key, captures)
 
     def row_key_of(self, key: bytes, captures: Captures) -> RowKey | None:
         """The row that a key names; None when no row can (an integer out of the column's range): not mapped.
@@ -308,6 +340,12 @@ class Mapping:
         if change.members is not None and change.existed and self.upsert is None:
             return self._update(key, change, wall_offset_ms)
         return self._replace(key, change, wall_offset_ms)
+
+    def accept_string(self, key: RowKey, raw: bytes, expires_ms: int | None = None) -> tuple[RowOp, object]:
+        """`accept` for a plain SET; of its lifetime, in wall-clock milliseconds, only the generic table knows."""
+        change = Change(b"", changes.WRITE, STRING, raw, None, NEVER, None)
+        self._check_kind(change)
+        return self._replace(key, change, 0)
 
     def _replace(self, key: RowKey, change: Change, wall_offset_ms: int) -> tuple[RowOp, object]:
         raise NotImplementedError
@@ -502,7 +540,13 @@ class ColumnMapping(Mapping):
 
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout)
-        self._reader = self.fields[0].codec.field
+        codec = self.fields[0].codec
+        self._reader = codec.field
+        self._parse = codec.parse
+        # What every string is written to, and what comes back of it.
+        self._written = (self.fields[0].column,)
+        self._is_exact = self.pure and codec.exact
+        self._is_verbatim = is_verbatim(codec)
 
     def _text_of(self, column: str, value: object) -> bytes | None:
         return cast(bytes, value) if column == self.fields[0].column else None
@@ -510,7 +554,14 @@ class ColumnMapping(Mapping):
     def value_of(self, key: RowKey, row: Row) -> Loaded | None:
         return None if row[0] is None else Loaded(STRING, self._reader(row[0]), NEVER)
 
+    def accept_string(self, key: RowKey, raw: bytes, expires_ms: int | None = None) -> tuple[RowOp, object]:
+        try:
+            item = self._parse(raw)
+        except Unfit as refusal:
+            raise self.fields[0].refuse(refusal.sqlstate, refusal.reason) from None
+        exact = self._is_exact or (self.pure and is_exact(self.fields[0].codec, item))
+        op = RowOp(self, REPLACE, key, self._written, (item,), False, exact)
+        return op, raw if self._is_verbatim else self._reader(item)
+
     def _replace(self, key: RowKey, change: Change, wall_offset_ms: int) -> tuple[RowOp, object]:
-        field = self.fields[0]
-        item = field.parse(cast(bytes, change.value))
-        return self._replacement(key, {field.column: item}), field.codec.field(item)
+        return self.accept_string(key, cast(bytes, change.value))

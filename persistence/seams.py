@@ -45,8 +45,14 @@ class Memory(Protocol):
     def put(self, key: bytes, kind: int, value: object, deadline_ms: int, event: bytes) -> Held:
         """A client's write: watchers are told. No event: whoever ran the command tells what it did."""
 
+    def overwrite(self, entry: Held, text: bytes, deadline_ms: int, event: bytes) -> None:
+        """A client's write of a string over a string: `put` that leaves the lease as it is."""
+
     def install(self, key: bytes, kind: int, value: object, deadline_ms: int) -> Held:
         """A loaded value: nobody is told."""
+
+    def admit(self, key: bytes, kind: int, value: object, deadline_ms: int, soft_ms: int, lease: Lease) -> bool:
+        """The same with its lease, for a key that memory does not hold; False: it does, and nothing has been done."""
 
     def drop(self, key: bytes) -> Held | None:
         """Take an entry out of memory: nobody is told."""

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from persistence.engine import Engine, is_current
 from persistence.errors import LoadTimeout
-from persistence.loader import ParkedLoad
-from persistence.managed import Target
+from persistence.flights import ParkedLoad
+from persistence.managed import ManagedPrefix, Target
+from persistence.mapping import Mapping
 from persistence.prefixes import WRITE_BEHIND
 from persistence.seams import View
 
@@ -36,26 +37,38 @@ class ShortLoad:
         if engine.has_quarantine():
             return None
         joint = engine.loader.joint
-        memory = engine.memory
-        now = memory.now_ms
+        held = engine.memory.held
+        now = engine.memory.now_ms
         targets: list[Target] = []
+        # Of the last key that memory does not have. The keys of one command nearly always have one rule.
+        prefix: ManagedPrefix | None = None
+        mapping: Mapping | None = None
+        head = b""
         for key in keys if len(keys) == 1 else dict.fromkeys(keys):
-            entry = memory.held(key)
+            entry = held(key)
             if entry is not None:
                 lease = entry.lease
                 if entry.soft_ms <= now or (lease is not None and lease.generation != lease.prefix.generation):
                     return None
                 continue
-            target = engine.target(key)
+            target: Target | None = None
+            if prefix is not None and mapping is not None and key.startswith(head):
+                row_key = mapping.row_named_by(key)
+                if row_key is not None:
+                    target = Target(key, prefix, row_key)
             if target is None:
-                continue
-            prefix = target.prefix
-            rule = prefix.rule
-            if rule.write == WRITE_BEHIND and engine.queue_of(prefix).unsaved(target) is not None:
+                target = engine.target(key)
+                if target is None:
+                    continue
+                prefix = target.prefix
+                head = prefix.rule.template.head
+                mapping = prefix.mapping if engine.rules.is_innermost(head) else None
+            rule = target.prefix.rule
+            if rule.write == WRITE_BEHIND and engine.queue_of(target.prefix).unsaved(target) is not None:
                 return None
             if not rule.loads:
                 continue
-            if target.row_key == () or key in prefix.negatives or key in joint:
+            if target.row_key == () or key in target.prefix.negatives or key in joint:
                 return None
             targets.append(target)
         return targets

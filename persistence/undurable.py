@@ -10,7 +10,7 @@ past, which is what makes a reader look at it more closely; when the change is d
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from persistence.errors import JournalError
@@ -28,8 +28,9 @@ class Undurable:
         self._memory = memory
         # The sequence of a key's newest unsaved change, for keys that memory does not hold (tombstones).
         self._unsaved_seq = unsaved_seq
-        # Key → (sequence, soft deadline to put back), oldest first.
-        self._waiting: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        # (Sequence, entry, soft deadline to put back), oldest first. Of a key that was written again before it was
+        # durable there are several, of which the last one counts.
+        self._waiting: deque[tuple[int, Held, int]] = deque()
 
     def add(self, entry: Held, seq: int) -> None:
         """An entry holds a recorded change, and its deadlines have just been set."""
@@ -38,8 +39,7 @@ class Undurable:
             return
         if not self._waiting:
             journal.when_durable(seq, self._came)
-        self._waiting.pop(entry.key, None)
-        self._waiting[entry.key] = (seq, entry.soft_ms)
+        self._waiting.append((seq, entry, entry.soft_ms))
         entry.soft_ms = 0
 
     def newest(self, keys: Iterable[bytes]) -> int:
@@ -63,11 +63,12 @@ class Undurable:
         durable_seq = self._journal.durable_seq
         waiting = self._waiting
         while waiting:
-            key, (seq, soft_ms) = next(iter(waiting.items()))
+            seq, entry, soft_ms = waiting[0]
             if seq > durable_seq:
                 self._journal.when_durable(seq, self._came)
                 return
-            del waiting[key]
-            entry = self._memory.held(key)
-            if entry is not None and entry.soft_ms == 0:
+            waiting.popleft()
+            lease = entry.lease
+            # (Otherwise it was written again, or holds something else.)
+            if lease is not None and lease.dirty_seq == seq:
                 entry.soft_ms = soft_ms

@@ -22,8 +22,8 @@ from typing import Final
 from persistence.change import NEVER
 from persistence.engine import Engine
 from persistence.errors import StoreRejected
+from persistence.flights import Watch
 from persistence.lease import Lease
-from persistence.loader import Watch
 from persistence.managed import ManagedPrefix, Target
 from persistence.prefixes import WRITE_BEHIND
 from persistence.rows import Row

@@ -50,6 +50,7 @@ from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import RowOp
 from persistence.pending import (
     PENDING_OVERHEAD,
+    Backlog,
     Flight,
     Pending,
     QueueStats,
@@ -95,12 +96,11 @@ class WriteBehind:
 
     __slots__ = (
         "_alone_last",
+        "_backlogs",
         "_backoff_s",
         "_breaker",
-        "_bytes",
         "_clock",
         "_closing",
-        "_dirty",
         "_doubtful",
         "_flying",
         "_force_until_seq",
@@ -142,8 +142,7 @@ class WriteBehind:
         self._on_saved = on_saved
         self._on_dead = on_dead
         self._seq = 0
-        # Per prefix, by time of the first unsaved change (OrderedDict: taking from the front is O(1)).
-        self._dirty: dict[ManagedPrefix, OrderedDict[bytes, Pending]] = {}
+        self._backlogs: dict[ManagedPrefix, Backlog] = {}
         # Rows that were refused and are tried alone.
         self._suspects: dict[bytes, Pending] = {}
         # The last flush was of such a row.
@@ -153,7 +152,6 @@ class WriteBehind:
         self._doubtful: deque[Flight] = deque()
         # The one that is being sent.
         self._sent: Flight | None = None
-        self._bytes: dict[ManagedPrefix, int] = {}
         self._force_until_seq = 0
         # `first_seq` of everything unsaved, growing: whether a change has been saved is asked often.
         self._since: OrderedDict[int, ManagedPrefix] = OrderedDict()
@@ -176,7 +174,14 @@ class WriteBehind:
     def resend(self, target: Target, change: Change, weight: int) -> None:
         """`add` for a dead letter, of a key of which nothing is unsaved: of its members alone, if it names them."""
         self.add(target, change, weight)
-        self._dirty[target.prefix][target.key].is_partial = lacks_the_rest(change)
+        self._backlogs[target.prefix].pendings[target.key].is_partial = lacks_the_rest(change)
+
+    def backlog_of(self, prefix: ManagedPrefix) -> Backlog:
+        """What is unsaved of a prefix; the same object for ever."""
+        backlog = self._backlogs.get(prefix)
+        if backlog is None:
+            backlog = self._backlogs[prefix] = Backlog(prefix)
+        return backlog
 
     def add(self, target: Target, change: Change, weight: int, at_any_rate: bool = False) -> int:
         """Remember a change that is being acknowledged; its sequence. O(1). JournalError: it must not be.
@@ -185,17 +190,14 @@ class WriteBehind:
         """
         prefix = target.prefix
         self._seq = self.log.record(prefix.rule.name, change, at_any_rate)
-        queue = self._dirty.get(prefix)
-        if queue is None:
-            queue = self._dirty[prefix] = OrderedDict()
-            self._bytes.setdefault(prefix, 0)
+        backlog = self.backlog_of(prefix)
         key = target.key
         weight += len(key) + PENDING_OVERHEAD
-        pending = queue.get(key) or self._suspects.get(key)
+        pending = backlog.pendings.get(key) or self._suspects.get(key)
         if pending is not None:
             prefix.counters.coalesced += 1
             weight = joint_weight(pending.change, pending.bytes, change, weight, prefix.rule.has_children)
-            self._bytes[prefix] += weight - pending.bytes
+            backlog.bytes += weight - pending.bytes
             pending.change = merge(pending.change, change)
             pending.is_partial = pending.is_partial and lacks_the_rest(pending.change)
             pending.bytes = weight
@@ -209,39 +211,34 @@ class WriteBehind:
             change.existed = flying.change.verb != DELETE
             if not change.existed:
                 change.members = None
-        queue[key] = Pending(target, change, self._seq, self._clock.now_ms(), weight)
+        backlog.pendings[key] = Pending(target, change, self._seq, self._clock.now_ms(), weight)
         self._since[self._seq] = prefix
-        self._bytes[prefix] += weight
-        if len(queue) == 1 or self._bytes[prefix] * 2 > prefix.rule.max_dirty:
+        backlog.bytes += weight
+        if len(backlog.pendings) == 1 or backlog.bytes * 2 > prefix.rule.max_dirty:
             self._wake.set()
         self._start()
         return self._seq
 
-    def add_text_again(self, prefix: ManagedPrefix, key: bytes, value: bytes) -> int:
+    def add_text_again(self, backlog: Backlog, key: bytes, value: bytes) -> int:
         """`add` for a plain SET of a key of which a plain value is unsaved already: its sequence; 0 when there is none.
 
         Then nothing has been done. The commonest case of coalescing, without a Change of its own.
         """
-        queue = self._dirty.get(prefix)
-        pending = queue.get(key) if queue is not None else None
+        pending = backlog.pendings.get(key)
         if pending is None:
             return 0
         change = pending.change
         if change.verb != WRITE or change.kind != STRING or change.members is not None:
             return 0
-        before, deadline_ms = change.value, change.deadline_ms
-        change.value, change.deadline_ms = value, NEVER
-        try:
-            seq = self.log.record(prefix.rule.name, change)
-        except JournalError:
-            change.value, change.deadline_ms = before, deadline_ms
-            raise
-        self._seq = pending.seq = seq
+        self._seq = pending.seq = seq = self.log.record_text(backlog.name, key, value)
+        change.value = value
+        change.deadline_ms = NEVER
         pending.attempts = 0
         weight = len(value) + len(key) + PENDING_OVERHEAD
-        self._bytes[prefix] += weight - pending.bytes
-        pending.bytes = weight
-        prefix.counters.coalesced += 1
+        if weight != pending.bytes:
+            backlog.bytes += weight - pending.bytes
+            pending.bytes = weight
+        backlog.prefix.counters.coalesced += 1
         return seq
 
     def _start(self) -> None:
@@ -253,7 +250,7 @@ class WriteBehind:
         prefix = target.prefix
         pending = Pending(target, change, seq, first_ms, weight + len(target.key) + PENDING_OVERHEAD)
         pending.is_partial = lacks_the_rest(change)
-        self._dirty.setdefault(prefix, OrderedDict())[target.key] = pending
+        self.backlog_of(prefix).pendings[target.key] = pending
         self._note_restored(pending)
 
     def restore_flight(self, stamp: Stamp, pendings: list[Pending]) -> None:
@@ -267,8 +264,7 @@ class WriteBehind:
 
     def _note_restored(self, pending: Pending) -> None:
         prefix = pending.target.prefix
-        self._bytes[prefix] = self._bytes.get(prefix, 0) + pending.bytes
-        self._dirty.setdefault(prefix, OrderedDict())
+        self.backlog_of(prefix).bytes += pending.bytes
         self._since[pending.first_seq] = prefix
         self._seq = max(self._seq, pending.seq)
         self._wake.set()
@@ -282,17 +278,19 @@ class WriteBehind:
 
     def unsaved(self, target: Target) -> Change | None:
         """The newest unsaved change of a key: what a read must see before it looks at the store."""
-        key = target.key
-        queue = self._dirty.get(target.prefix)
-        pending = (queue.get(key) if queue else None) or self._suspects.get(key) or self._flying.get(key)
+        pending = self._newest(target)
         return pending.change if pending is not None and pending.on_over is None else None
 
     def unsaved_seq(self, target: Target) -> int:
         """The sequence of that change; 0 when there is none."""
-        key = target.key
-        queue = self._dirty.get(target.prefix)
-        pending = (queue.get(key) if queue else None) or self._suspects.get(key) or self._flying.get(key)
+        pending = self._newest(target)
         return pending.seq if pending is not None and pending.on_over is None else 0
+
+    def _newest(self, target: Target) -> Pending | None:
+        key = target.key
+        backlog = self._backlogs.get(target.prefix)
+        pending = backlog.pendings.get(key) if backlog is not None else None
+        return pending or self._suspects.get(key) or self._flying.get(key)
 
     def unsaved_until(self, seq: int) -> int:
         """Unsaved keys of which some change has this sequence or an older one. O(the answer)."""
@@ -305,13 +303,17 @@ class WriteBehind:
 
     def bytes_of(self, prefix: ManagedPrefix) -> int:
         """Unsaved bytes of a prefix, what flies included."""
-        return self._bytes.get(prefix, 0)
+        backlog = self._backlogs.get(prefix)
+        return backlog.bytes if backlog is not None else 0
 
     def count(self, prefix: ManagedPrefix | None = None) -> int:
         """Unsaved keys, of one prefix or of all."""
+        count = 0
+        for each, backlog in self._backlogs.items():
+            if prefix is None or each is prefix:
+                count += len(backlog.pendings)
         if prefix is None:
-            return sum(map(len, self._dirty.values())) + len(self._suspects) + len(self._flying) - self._given_up
-        count = len(self._dirty.get(prefix, ()))
+            return count + len(self._suspects) + len(self._flying) - self._given_up
         for pending in (*self._suspects.values(), *self._flying.values()):
             count += pending.target.prefix is prefix and pending.on_over is None
         return count
@@ -320,16 +322,16 @@ class WriteBehind:
         """The queue now, of one prefix or of all."""
         now = self._clock.now_ms()
         oldest = now
-        for each, queue in self._dirty.items():
-            if queue and (prefix is None or each is prefix):
-                oldest = min(oldest, next(iter(queue.values())).first_ms)
+        for each, backlog in self._backlogs.items():
+            if backlog.pendings and (prefix is None or each is prefix):
+                oldest = min(oldest, next(iter(backlog.pendings.values())).first_ms)
         flying = 0
         for pending in (*self._suspects.values(), *self._flying.values()):
             if prefix is None or pending.target.prefix is prefix:
                 oldest = min(oldest, pending.first_ms)
         for pending in self._flying.values():
             flying += prefix is None or pending.target.prefix is prefix
-        weight = sum(self._bytes.values()) if prefix is None else self.bytes_of(prefix)
+        weight = sum(map(self.bytes_of, self._backlogs)) if prefix is None else self.bytes_of(prefix)
         dead = sum(1 for letter in self.dead.values() if prefix is None or letter.prefix == prefix.rule.name)
         return QueueStats(self.count(prefix), weight, now - oldest, flying, dead)
 
@@ -415,20 +417,19 @@ class WriteBehind:
         when its key has landed, whatever became of it.
         """
         self.log.discard(prefix.rule.name, self._seq)
-        queue = self._dirty.get(prefix)
+        backlog = self.backlog_of(prefix)
         given_up = [each for each in self._suspects.values() if each.target.prefix is prefix]
         for pending in given_up:
             del self._suspects[pending.target.key]
-        if queue is not None:
-            given_up += queue.values()
-            queue.clear()
+        given_up += backlog.pendings.values()
+        backlog.pendings.clear()
         for pending in self._flying.values():
             if pending.target.prefix is prefix and pending.on_over is None:
                 pending.on_over = on_over
                 self._given_up += 1
                 given_up.append(pending)
         for pending in given_up:
-            self._bytes[prefix] -= pending.bytes
+            backlog.bytes -= pending.bytes
             del self._since[pending.first_seq]
         self._tell_waiters()
         return given_up
@@ -579,7 +580,8 @@ class WriteBehind:
             next_ms = min(next_ms, pending.not_before_ms)
         else:
             self._alone_last = False
-        for prefix, queue in self._dirty.items():
+        for prefix, backlog in self._backlogs.items():
+            queue = backlog.pendings
             if not queue:
                 continue
             if prefix.stopped and next(iter(queue.values())).not_before_ms > now:
@@ -588,7 +590,7 @@ class WriteBehind:
             delay_ms = int(prefix.rule.write_delay_s * 1000)
             most = prefix.rule.write_batch * STATEMENTS
             # Waiting longer would save statements, and soon cost clients their time.
-            full = self._bytes[prefix] * 2 > prefix.rule.max_dirty
+            full = backlog.bytes * 2 > prefix.rule.max_dirty
             due: list[Pending] = []
             for key, pending in queue.items():
                 if len(due) == most:
@@ -799,14 +801,14 @@ class WriteBehind:
                 return
             # (A new lifetime, recovered without the value that it was for.)
             unseen = True
-        self._bytes[pending.target.prefix] -= pending.bytes
+        self._backlogs[pending.target.prefix].bytes -= pending.bytes
         del self._since[pending.first_seq]
         self._on_saved(Saved(pending, applied, unseen))
 
     def _record_anew(self, pending: Pending) -> None:
         # What is to be saved of a key is not what was recorded. Whatever has come since goes in before: a record stands
         # for everything that was recorded before it.
-        newer = self._dirty[pending.target.prefix].pop(pending.target.key, None)
+        newer = self._backlogs[pending.target.prefix].pendings.pop(pending.target.key, None)
         if newer is not None:
             self._take_in(pending, newer)
         try:
@@ -822,13 +824,13 @@ class WriteBehind:
         was recorded after it. O(unsaved keys), in slices. Raises JournalError.
         """
         carried = 0
-        waiting = [pending for queue in self._dirty.values() for pending in queue.values()]
+        waiting = [pending for backlog in self._backlogs.values() for pending in backlog.pendings.values()]
         waiting += self._suspects.values()
         for number, pending in enumerate(waiting, 1):
             if number % _SLICE == 0:
                 await asyncio.sleep(0)
             target = pending.target
-            if self._dirty[target.prefix].get(target.key) is not pending:
+            if self._backlogs[target.prefix].pendings.get(target.key) is not pending:
                 if self._suspects.get(target.key) is not pending:
                     continue
             elif target.key in self._flying:
@@ -850,7 +852,7 @@ class WriteBehind:
     def _put_back(self, pending: Pending) -> None:
         prefix = pending.target.prefix
         key = pending.target.key
-        queue = self._dirty[prefix]
+        queue = self._backlogs[prefix].pendings
         newer = queue.pop(key, None)
         if newer is not None:
             self._take_in(pending, newer)
@@ -888,7 +890,7 @@ class WriteBehind:
 
     def _catch_up(self, pending: Pending) -> None:
         # Changes that came while it flew deserve attempts of their own.
-        newer = self._dirty[pending.target.prefix].pop(pending.target.key, None)
+        newer = self._backlogs[pending.target.prefix].pendings.pop(pending.target.key, None)
         if newer is not None:
             self._take_in(pending, newer)
             pending.attempts = 0
@@ -898,7 +900,7 @@ class WriteBehind:
         before = pending.bytes + newer.bytes
         take_in(pending, newer)
         del self._since[newer.first_seq]
-        self._bytes[pending.target.prefix] += pending.bytes - before
+        self._backlogs[pending.target.prefix].bytes += pending.bytes - before
 
     def _bury(self, pending: Pending, error: StoreRejected) -> None:
         prefix = pending.target.prefix
@@ -907,7 +909,7 @@ class WriteBehind:
         except JournalError:
             self._set_aside(pending, BACKOFF_MOST_S * 1000)
             raise
-        self._bytes[prefix] -= pending.bytes
+        self._backlogs[prefix].bytes -= pending.bytes
         del self._since[pending.first_seq]
         prefix.counters.dead_letters += 1
         letter = DeadLetter(

@@ -26,7 +26,7 @@ from persistence.errors import RowVanished
 from persistence.journal import Journal
 from persistence.plan import Commit, Plan
 from persistence.seams import Clock
-from persistence.short_write import ShortWrite
+from persistence.short_write import PLAIN, THROUGH, ShortWrite
 from protocol.encoder import BULK_HEADERS, INTEGERS, encode, encode_into
 from protocol.limits import OUTPUT_HIGH_WATER
 from protocol.replies import NIL_ARRAY, NO_REPLY, OK, QUEUED, Error, Status
@@ -357,7 +357,9 @@ class Dispatch:
                 if journal is not None and seq > journal.durable_seq:
                     session.hold_seq = seq
                 return OK
-            if seq and is_normal:
+            if seq == PLAIN and not engine.locks.held:
+                return spec.handler(session, argv)
+            if seq == THROUGH and is_normal:
                 reply = self._sets.run(session, argv[1], argv[2])
                 if reply is not None or session.waiting is not None:
                     return reply

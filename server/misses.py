@@ -6,6 +6,10 @@ the reply is there, or `session.waiting` is set once more and the command waits 
 
 A miss is planned in ShortLoad, and only for sessions in the normal state: no transaction, nothing muted or tracked.
 What turns out not to be as simple as it looked goes on by the long road, as if it had just come.
+
+GET and MGET, which are nearly all that misses, read memory themselves where it has all of their keys by then, as their
+handlers would through a view: for a row that has just been loaded, view and handler cost as much as decoding it. (That
+it was a miss has been counted when the command first looked, so a look of the ordinary kind would count wrong.)
 """
 
 from __future__ import annotations
@@ -13,13 +17,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from persistence.change import STRING
 from persistence.engine import Engine
-from persistence.loader import ParkedLoad
+from persistence.flights import ParkedLoad
 from persistence.short_load import ShortLoad
 from protocol.replies import Error
 from server.blocking import Blocking
 from server.commands.spec import CommandSpec
-from server.errors import CommandError
+from server.commands.table import COMMANDS
+from server.errors import WRONG_TYPE, CommandError
+from server.keyspace.entry import Entry
 from server.keyspace.keyspace import Keyspace
 from server.keyspace.overlay import Overlay
 from server.session import Call, Session
@@ -45,7 +52,13 @@ class Miss(ParkedLoad):
     __slots__ = ("_misses", "call", "session")
 
     def __init__(self, misses: Misses, session: Session, call: Call) -> None:
-        super().__init__()
+        # (What those above would set, in one frame: there is a Miss for every read that misses.)
+        self._told = None
+        self._is_due = False
+        self.flights = []
+        self.left = 0
+        self.until_s = 0.0
+        self.fences = 0
         self._misses = misses
         self.session = session
         self.call = call
@@ -57,7 +70,18 @@ class Miss(ParkedLoad):
 class Misses:
     """The reads of one dispatch that wait for rows."""
 
-    __slots__ = ("_blocking", "_engine", "_keyspace", "_memory", "_runner", "_short", "_view")
+    __slots__ = (
+        "_blocking",
+        "_engine",
+        "_get",
+        "_keyspace",
+        "_memory",
+        "_mget",
+        "_now_ms",
+        "_runner",
+        "_short",
+        "_view",
+    )
 
     def __init__(self, engine: Engine, keyspace: Keyspace, blocking: Blocking, runner: Runner) -> None:
         # Rules act in database 0 alone.
@@ -66,7 +90,10 @@ class Misses:
         self._engine = engine
         self._blocking = blocking
         self._runner = runner
+        self._now_ms = engine.clock.now_ms
         self._short = ShortLoad(engine)
+        self._get = COMMANDS["get"]
+        self._mget = COMMANDS["mget"]
         # A read leaves nothing behind in its view, so one does for all.
         self._view = Overlay(self._memory)
 
@@ -86,31 +113,54 @@ class Misses:
         runner = self._runner
         session = miss.session
         spec, argv = miss.call
-        now_ms = self._engine.clock.now_ms()
+        now_ms = self._now_ms()
         if now_ms != self._keyspace.now_ms:
             self._keyspace.tick(now_ms)
-        keys = spec.keys_of(argv)
-        view = self._view
-        view.begin_read()
-        try:
-            if not self._short.stage(miss, keys, view):
-                return runner.take_long_road(session, spec, argv)
-            session.db = view
-            reply = spec.handler(session, argv)
-        except CommandError as error:
-            spec.failed += 1
-            reply = error.reply
-        except EXPECTED as failure:
-            spec.failed += 1
-            reply = reply_of(failure)
-        except Exception as bug:  # noqa: BLE001 - dispatch logs it
-            reply = runner.fail(spec, argv, bug)
-        finally:
-            session.db = self._memory
+        reply = self._out_of_memory(spec, argv)
+        if reply is None:
+            view = self._view
+            view.begin_read()
+            try:
+                if not self._short.stage(miss, spec.keys_of(argv), view):
+                    return runner.take_long_road(session, spec, argv)
+                session.db = view
+                reply = spec.handler(session, argv)
+            except CommandError as error:
+                spec.failed += 1
+                reply = error.reply
+            except EXPECTED as failure:
+                spec.failed += 1
+                reply = reply_of(failure)
+            except Exception as bug:  # noqa: BLE001 - dispatch logs it
+                reply = runner.fail(spec, argv, bug)
+            finally:
+                session.db = self._memory
         if self._engine.undurable is not None:
-            runner.hold(session, keys)
+            runner.hold(session, spec.keys_of(argv))
         if self._keyspace.limited:
             self._keyspace.make_room()
         if self._blocking.ready:
             self._blocking.serve()
         return reply
+
+    def _out_of_memory(self, spec: CommandSpec, argv: list[bytes]) -> object:
+        # What GET and MGET read where memory has all of their keys now, and none is old or void; None: not so.
+        if spec is self._get:
+            entry = self._memory.held(argv[1])
+            if entry is None or not self._is_fresh(entry):
+                return None
+            return entry.value if entry.kind == STRING else WRONG_TYPE
+        if spec is not self._mget:
+            return None
+        values: list[object] = []
+        held = self._memory.held
+        for position in range(1, len(argv)):
+            entry = held(argv[position])
+            if entry is None or not self._is_fresh(entry):
+                return None
+            values.append(entry.value if entry.kind == STRING else None)
+        return values
+
+    def _is_fresh(self, entry: Entry) -> bool:
+        lease = entry.lease
+        return entry.soft_ms > self._memory.now_ms and (lease is None or lease.generation == lease.prefix.generation)

@@ -148,6 +148,9 @@ class Session(Context):
         if self.tracking is not None:
             self.server.tracking.turn_off(self)
 
+    def may_read_on(self) -> bool:
+        return not (self.is_running or self.state or self.overlay is not None)
+
     def in_transaction(self) -> bool:
         """Is MULTI open?"""
         return self.queue is not None

@@ -34,6 +34,9 @@ class Applied:
         self.echoes = echoes if echoes >= 0 else int(found)
 
 
+# What became of most: a row was met, and nobody asked for it.
+MET: Final = Applied(True, None)
+
 # Which flushes were committed: node, batch, applied.
 APPLIED_TABLE: Final = "forebay_applied"
 

@@ -43,7 +43,7 @@ from persistence.errors import (
 from persistence.mapping import DELETE, GENERIC_TABLE, REPLACE, UPDATE, Mapping, RowOp
 from persistence.rows import ColumnShape, RelationShape, Row, RowKey
 from persistence.sql import RelationError, quote_relation
-from persistence.stores.base import APPLIED_TABLE, PAGE_TIMEOUT_S, Applied, OwnWrites, Stamp, StoreStats
+from persistence.stores.base import APPLIED_TABLE, MET, PAGE_TIMEOUT_S, Applied, OwnWrites, Stamp, StoreStats
 
 Connection = asyncpg.Connection
 T = TypeVar("T")
@@ -476,7 +476,7 @@ class PostgresStore:
 
     # One statement is a transaction by itself.
     async def _apply_one(self, batch: Batch, want_rows: bool) -> list[Applied]:
-        results: dict[int, Applied] = {}
+        results = [MET] * len(batch.ops)
 
         async def work(connection: Connection) -> None:
             await self._write_batch(connection, batch, want_rows, results)
@@ -484,7 +484,7 @@ class PostgresStore:
         self._transactions += 1
         await self._with(self._writers, work, _MAY_COMMIT)
         _check_vanished(batch.ops, results)
-        return [results[position] for position in range(len(batch.ops))]
+        return results
 
     async def _apply_all(self, batch: Batch, want_rows: bool, stamp: Stamp | None) -> list[Applied]:
         lane = self._writers
@@ -492,7 +492,7 @@ class PostgresStore:
         self._transactions += 1
         healthy = False
         phase = _NOTHING_SENT
-        results: dict[int, Applied] = {}
+        results = [MET] * len(batch.ops)
         try:
             if stamp is not None:
                 values = (stamp.node, stamp.batch, stamp.settled_below)
@@ -513,7 +513,7 @@ class PostgresStore:
             raise self._translated(error, phase, timed_out) from error
         finally:
             lane.give_back(connection, healthy)
-        return [results[position] for position in range(len(batch.ops))]
+        return results
 
     # A connection inside a transaction; one that died while idle is replaced.
     async def _begun(self, lane: _Connections) -> Connection:
@@ -546,7 +546,7 @@ class PostgresStore:
         connection: Connection,
         batch: Batch,
         want_rows: bool,
-        results: dict[int, Applied],
+        results: list[Applied],
         lane: _Connections | None = None,
     ) -> None:
         gone = [await self._delete_children(connection, family, lane) for family in batch.families]
@@ -607,7 +607,7 @@ class PostgresStore:
         ops: Sequence[RowOp],
         group: list[int],
         want_rows: bool,
-        results: dict[int, Applied],
+        results: list[Applied],
         lane: _Connections | None = None,
     ) -> None:
         first = ops[group[0]]
@@ -620,7 +620,11 @@ class PostgresStore:
             args = mapping.write_args([ops[position].key + ops[position].values for position in group])
             text = mapping.write_sql(verb, first.columns, want_rows).text(len(group))
             self._write_statements += 1
-            rows = mapping.rows_by_key(await self._fetch(connection, lane, text, args))
+            told = await self._fetch(connection, lane, text, args)
+            if verb == REPLACE and not want_rows:
+                # Every row was met, and none is asked for: `results` says so already.
+                return
+            rows = mapping.rows_by_key(told)
             found = {ops[position].key for position in group} if verb == REPLACE else set(rows)
         if want_rows and verb != DELETE and mapping.reload_after_write:
             self._load_statements += 1
@@ -793,7 +797,7 @@ def _is_one_statement(batch: Batch, want_rows: bool) -> bool:
     return len(ops) == 1 or first.verb != UPDATE or not any(op.must_exist for op in ops)
 
 
-def _check_vanished(ops: Sequence[RowOp], results: dict[int, Applied]) -> None:
+def _check_vanished(ops: Sequence[RowOp], results: list[Applied]) -> None:
     vanished = [op.key for position, op in enumerate(ops) if op.must_exist and not results[position].found]
     if vanished:
         raise RowVanished(vanished)

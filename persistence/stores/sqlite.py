@@ -310,9 +310,10 @@ class SqliteStore:
     async def apply(self, ops: Sequence[RowOp], want_rows: bool, stamp: Stamp | None = None) -> list[Applied]:
         if not ops:
             return []
-        batch = Batch(ops)
 
         def job(connection: sqlite3.Connection) -> list[Applied]:
+            # Dividing thousands of rows takes milliseconds: here, where clients do not wait for it.
+            batch = Batch(ops)
             if stamp is not None:
                 connection.execute(_FORGET_STAMPS, (stamp.node, stamp.settled_below))
                 connection.execute(_STAMP, (stamp.node, stamp.batch))

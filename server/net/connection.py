@@ -29,7 +29,7 @@ from protocol.limits import (
 )
 from protocol.parser import RequestParser
 from protocol.quick import ALONE, alone
-from protocol.replies import Error
+from protocol.replies import Error, Status
 from server.commands.spec import CommandSpec
 from server.dispatch import Dispatch
 from server.keyspace.keyspace import Keyspace
@@ -297,6 +297,15 @@ class Connection(asyncio.Protocol):
         elif session.close_after_reply:
             self.close_when_written()
         elif not self._write_blocked:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        # What was waited for is answered: whatever came behind it, or rest.
+        if self._position >= len(self._commands) and self.parser.drained and self._may_rest():
+            self._commands = _NOTHING
+            self._position = 0
+            self._idle = True
+        else:
             self._weigh_trust()
             self._serve(self._commands, self._position)
 
@@ -396,17 +405,14 @@ class Connection(asyncio.Protocol):
             return
         if type(reply) is bytes and len(reply) < len(BULK_HEADERS) and not self.session.hold_seq:
             self._send(BULK_HEADERS[len(reply)] + reply + b"\r\n")
+        elif type(reply) is Status and not self.session.hold_seq:
+            self._send(reply.wire)
         elif self._tell(reply):
             return
         if self.session.close_after_reply:
             self.close_when_written()
         elif not self._write_blocked:
-            if self._position >= len(self._commands) and self.parser.drained and self._may_rest():
-                self._commands = _NOTHING
-                self._position = 0
-                self._idle = True
-            else:
-                self._serve(self._commands, self._position)
+            self._go_on()
 
     def _tell(self, reply: object) -> bool:
         # True: the reply is held back.
@@ -423,7 +429,8 @@ class Connection(asyncio.Protocol):
 
     def _may_rest(self) -> bool:
         # Nothing but the next read is to be waited for.
-        return self._trusted and not (self._eof or self._paused or self.closing or self.peers.draining)
+        trusted = self._trusted and self.session.authenticated
+        return trusted and not (self._eof or self._paused or self.closing or self.peers.draining)
 
     def _write(self, out: list[bytes], long_bytes: int) -> None:
         # Small batches leave as one piece; large values are handed over as they are, without another copy.

@@ -756,11 +756,42 @@ async def test_flood_of_changes_bumps_instead_of_reading_them_all(case: Case, mo
 async def test_triggers_of_other_prefixes_bump_rather_than_miss(case: Case) -> None:
     await case.sql("insert into users (id, name, email) values (1, 'v1', 'ada@x')")
     node, client = await case.start(USER)
-    await case.sql(wanted_sql(configuration(case.url, MAIL)))
+    await case.sql("drop function forebay_follow_users cascade;" + wanted_sql(configuration(case.url, MAIL)))
     assert await client.hget("user:1", "name") == "v1"
     await case.sql("update users set name = 'v2' where id = 1")
     await eventually(lambda: not in_memory(node, b"user:1"))
     assert await client.hget("user:1", "name") == "v2"
+
+
+@postgres
+async def test_servers_with_different_key_columns_of_one_table_share_its_triggers(case: Case) -> None:
+    await case.sql("insert into users (id, name, email) values (1, 'v1', 'ada@x'), (2, 'v1', 'bob@x')")
+    by_id, ids = await case.start(USER)
+    by_mail, mails = await case.start(MAIL)
+    # Each script was run after the other's, and the first one once more.
+    await case.sql(wanted_sql(configuration(case.url, USER)))
+    assert await case.shop.rows("select count(*) from pg_trigger where tgname like 'forebay%'") == [(4,)]
+    for key in ("user:1", "user:2"):
+        assert await ids.hget(key, "name") == "v1"
+    for key in ("mail:ada@x", "mail:bob@x"):
+        assert '"name":"v1"' in await mails.get(key)
+    await case.sql("update users set name = 'v2' where id = 1")
+    await eventually(lambda: not in_memory(by_id, b"user:1") and not in_memory(by_mail, b"mail:ada@x"))
+    # That very row, and not everything.
+    assert in_memory(by_id, b"user:2") and in_memory(by_mail, b"mail:bob@x")
+    assert await case.shop.rows("select keys::text from forebay_outbox where seq > 0") == [
+        ('[{"id": "1", "email": "ada@x"}]',)
+    ]
+    assert by_id.followers[0].problems == by_mail.followers[0].problems == []
+
+
+@postgres
+async def test_column_that_is_gone_leaves_the_triggers_when_the_script_is_run_again(case: Case) -> None:
+    await case.sql(wanted_sql(configuration(case.url, USER, MAIL)))
+    await case.sql("alter table users drop column email")
+    await case.sql(wanted_sql(configuration(case.url, USER)))
+    await case.sql("insert into users (id, name) values (1, 'x')")
+    assert await case.shop.rows("select keys::text from forebay_outbox where seq > 0") == [('[{"id": "1"}]',)]
 
 
 # The script, and what is missing

@@ -8,10 +8,11 @@ import pytest
 
 from persistence.change import DELETE, Change
 from persistence.engine import Engine
+from persistence.flights import Flight, ParkedLoad, Watch
 from persistence.journal_records import Item
-from persistence.loader import Flight, Loader, ParkedLoad, Watch
+from persistence.loader import Loader
 from persistence.locks import KeyLocks
-from persistence.managed import Target
+from persistence.managed import ManagedPrefix, Target
 from persistence.pending import Saved
 from persistence.plan import Commit
 from persistence.queue_log import QueueLog
@@ -38,11 +39,10 @@ Patch = pytest.MonkeyPatch
 def install_although_fenced(patch: Patch) -> None:
     """A load installs what it read, whatever was written since."""
 
-    def land(self: Loader, flight: Flight) -> None:
-        self._installer.loaded(flight)
-        self._release(flight)
+    def all_of_it(self: Loader, prefix: ManagedPrefix, batch: list[Flight]) -> list[Flight]:
+        return batch
 
-    patch.setattr(Loader, "_land", land)
+    patch.setattr(Loader, "_to_be_kept", all_of_it)
 
 
 def trust_unknown_outcomes(patch: Patch) -> None:
@@ -72,10 +72,10 @@ def clear_the_mark_of_newer_writes(patch: Patch) -> None:
     def careless(self: Engine, landed: Saved) -> None:
         target = landed.pending.target
         queue = self.queue_of(target.prefix)
-        newer = queue._dirty[target.prefix].pop(target.key, None)
+        newer = queue._backlogs[target.prefix].pendings.pop(target.key, None)
         if newer is not None:
             del queue._since[newer.first_seq]
-            queue._bytes[target.prefix] -= newer.bytes
+            queue._backlogs[target.prefix].bytes -= newer.bytes
         entry = self.memory.held(target.key)
         if entry is not None and entry.lease is not None:
             entry.lease.dirty_seq = landed.pending.seq
@@ -142,17 +142,18 @@ def park_without_looking_back(patch: Patch) -> None:
 
 def set_through_without_a_lock(patch: Patch) -> None:
     """A plain SET on the short road of write-through does not keep others from writing its key."""
-    send, release = ShortThrough.send, KeyLocks.release
+    send, give_back = ShortThrough.send, KeyLocks.give_back
 
     def unlocked(self: ShortThrough, write: ThroughWrite) -> None:
         send(self, write)
-        del self._engine.locks.held[write.target.key]
+        del self._engine.locks.held[write.key]
 
-    def lenient(self: KeyLocks, keys: list[bytes]) -> None:
-        release(self, [key for key in keys if key in self.held])
+    def lenient(self: KeyLocks, key: bytes) -> None:
+        if key in self.held:
+            give_back(self, key)
 
     patch.setattr(ShortThrough, "send", unlocked)
-    patch.setattr(KeyLocks, "release", lenient)
+    patch.setattr(KeyLocks, "give_back", lenient)
 
 
 def skip_the_claim(patch: Patch) -> None:

@@ -1,0 +1,207 @@
+"""The short road of a plain SET under write-behind: it ends where the long one ends, and makes less on its way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from persistence.change import NEVER
+from persistence.prefixes import READ_THROUGH, WRITE_BEHIND, WRITE_THROUGH, PrefixRule, RuleTable, Template
+from persistence.reload import reload
+from persistence.short_write import LONG, PLAIN, THROUGH
+from protocol.decoder import ReplyError
+from server.keyspace.entry import Entry
+from tests.support.fake_disk import FakeDisk
+from tests.support.lives import Life, shop_store
+from tests.support.waiting import eventually
+
+DAY_S = 86_400.0
+
+
+def rule(template: str, **options: Any) -> PrefixRule:
+    """Write-behind that flushes when it is told to, with copies that live a day."""
+    defaults: dict[str, Any] = {"read": READ_THROUGH, "write": WRITE_BEHIND, "ttl_s": DAY_S, "write_delay_s": DAY_S}
+    return PrefixRule(Template(template), store="main", **(defaults | options))
+
+
+GENERIC = rule("kv:")
+COLUMN = rule("item:{id:int}", table="items", value="column", column="body")
+JSON = rule("user:{id:int}", table="users", value="json", tags=("n",))
+RULES = (GENERIC, COLUMN, JSON)
+# A key of each, two values for it, and what is read of the second.
+KEYS = [
+    (b"kv:1", b"one", b"two", b"two"),
+    (b"item:1", b"one", b"two", b"two"),
+    (b"user:1", b'{"n": 1}', b'{"n": 2,  "name": "ann"}', b'{"id":1,"name":"ann","n":2}'),
+]
+BY_RULE = pytest.mark.parametrize(("key", "first", "second", "read"), KEYS, ids=["generic", "column", "json"])
+
+
+def entry_of(life: Life, key: bytes) -> Entry:
+    entry = life.memory.held(key)
+    assert entry is not None
+    return entry
+
+
+def state(life: Life, key: bytes) -> tuple[object, ...]:
+    """What memory knows of a key but the exact time."""
+    entry = entry_of(life, key)
+    lease = entry.lease
+    assert lease is not None
+    prefix = lease.prefix
+    term = (lease.until_ms - lease.loaded_ms == lease.ttl_ms, entry.soft_ms == lease.until_ms, lease.stale_until_ms)
+    deadline = (entry.deadline_ms == NEVER, entry.deadline_ms == lease.until_ms, term[2] == lease.until_ms)
+    queue = life.engine.queue_of(prefix)
+    counted = (prefix.keys, prefix.bytes, queue.count(prefix), queue.bytes_of(prefix), prefix.counters.writes)
+    return entry.value, entry.weight, lease.dirty_seq > 0, lease.tags, term[:2], deadline, counted
+
+
+@BY_RULE
+@pytest.mark.parametrize(
+    "before", [[], ["SET"], ["SET", "EXPIRE"], ["SET", "flush"], ["SET", "DEL"], ["SET", "PERSIST"]]
+)
+async def test_memory_queue_and_row_are_as_the_long_road_leaves_them(
+    key: bytes, first: bytes, second: bytes, read: bytes, before: list[str]
+) -> None:
+    seen = []
+    for is_long in (False, True):
+        store = shop_store()
+        async with Life(store, RULES, FakeDisk(), "everysec") as life:
+            for step in before:
+                if step == "flush":
+                    await life.flush()
+                else:
+                    words = {"SET": (first,), "EXPIRE": (10_000_000,)}.get(step, ())
+                    await life.call(step, key, *words)
+            if is_long:
+                assert await life.transaction(("SET", key, second)) == [b"OK"]
+            else:
+                assert await life.call("SET", key, second) == b"OK"
+            left = state(life, key)
+            assert left[0] == read == await life.call("GET", key)
+            await life.flush()
+            life.engine.invalidate(key)
+            assert await life.call("GET", key) == read
+            seen.append(left)
+    assert seen[0] == seen[1]
+
+
+@BY_RULE
+async def test_second_set_keeps_entry_lease_and_place_in_the_queue(
+    key: bytes, first: bytes, second: bytes, read: bytes
+) -> None:
+    async with Life(shop_store(), RULES, FakeDisk(), "no") as life:
+        await life.call("SET", key, first)
+        entry = entry_of(life, key)
+        lease = entry.lease
+        assert lease is not None
+        loaded_ms, until_ms, seq = lease.loaded_ms, lease.until_ms, lease.dirty_seq
+        life.keyspace.tick(loaded_ms + 5000)
+        life.dispatch.run_batch(life.session, [[b"SET", key, second]], 0, [])
+        assert entry_of(life, key) is entry and entry.lease is lease and entry.value == read
+        assert (lease.loaded_ms, lease.until_ms) == (loaded_ms + 5000, until_ms + 5000)
+        assert entry.soft_ms == lease.until_ms and lease.dirty_seq == seq + 1
+        assert lease.prefix.counters.coalesced == 1
+        assert life.engine.queue_of(lease.prefix).count() == 1
+
+
+@BY_RULE
+async def test_after_a_kill_the_newest_of_many_values_is_there(
+    key: bytes, first: bytes, second: bytes, read: bytes
+) -> None:
+    store = shop_store()
+    async with Life(store, RULES, FakeDisk()) as life:
+        for value in (first, second, first, second):
+            await life.call("SET", key, value)
+        disk = life.kill()
+    async with Life(store, RULES, disk) as life:
+        assert life.found.keys == 1
+        await life.flush()
+        assert await life.call("GET", key) == read
+
+
+async def test_copy_whose_lifetime_was_shortened_runs_out_at_its_new_time() -> None:
+    async with Life(shop_store(), RULES, FakeDisk(), "no") as life:
+        await life.call("SET", "item:1", "one")
+        await life.call("EXPIRE", "item:1", 10 * int(DAY_S))
+        await life.call("SET", "item:1", "two")
+        await life.flush()
+        entry = entry_of(life, b"item:1")
+        assert entry.lease is not None and entry.deadline_ms == entry.lease.until_ms
+        assert 0 < entry.wheel_s <= entry.deadline_ms // 1000 + 1
+        life.memory.now_ms = entry.deadline_ms + 1000
+        life.memory.expire_due(10)
+        assert life.memory.held(b"item:1") is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("item:1", b"a\0b"), ("item:1", b"\xff"), ("user:1", b"[]"), ("user:1", b'{"nobody":1}')]
+)
+async def test_value_that_its_column_cannot_hold_is_refused_and_nothing_is_recorded(key: str, value: bytes) -> None:
+    async with Life(shop_store(), RULES, FakeDisk(), "no") as life:
+        good = b"{}" if key == "user:1" else b"good"
+        await life.call("SET", key, good)
+        before = (await life.call("GET", key), life.journal.next_seq, state(life, key.encode()))
+        assert isinstance(await life.call("SET", key, value), ReplyError)
+        assert before == (await life.call("GET", key), life.journal.next_seq, state(life, key.encode()))
+
+
+async def test_key_belongs_to_the_rule_with_the_longer_head_whatever_came_before() -> None:
+    longer = rule("kv:item:{id:int}", table="items", value="column", column="body")
+    async with Life(shop_store(), (GENERIC, longer), FakeDisk(), "no") as life:
+        for _ in range(2):
+            for key, name in (("kv:a", "kv:"), ("kv:item:1", "kv:item:{id:int}"), ("kv:b", "kv:")):
+                await life.call("SET", key, "x")
+                lease = entry_of(life, key.encode()).lease
+                assert lease is not None and lease.prefix.rule.name == name
+
+
+async def test_set_follows_the_rules_that_a_reload_has_put_in_force() -> None:
+    async with Life(shop_store(), (GENERIC,), FakeDisk(), "no") as life:
+        await life.call("SET", "kv:1", "x")
+        changed = replace(GENERIC, ttl_s=60.0, ttl_jitter=0.0)
+        assert await reload(life.engine, RuleTable([changed]), 1.0) == []
+        await life.call("SET", "kv:1", "y")
+        lease = entry_of(life, b"kv:1").lease
+        assert lease is not None and lease.prefix.rule is changed and lease.ttl_ms == 60_000
+        assert await reload(life.engine, RuleTable([]), 1.0) == []
+        await life.call("SET", "kv:1", "z")
+        assert entry_of(life, b"kv:1").lease is None
+
+
+async def test_what_is_not_its_business_is_left_untouched() -> None:
+    rules = (*RULES, rule("through:", write=WRITE_THROUGH))
+    async with Life(shop_store(), rules, FakeDisk(), "no") as life:
+        before = life.journal.next_seq
+        written: dict[str, int] = {}
+        short = life.dispatch._short
+        assert short.set(b"plain", b"x", written) == PLAIN
+        assert short.set(b"through:1", b"x", written) == THROUGH
+        assert short.set(b"item:no-number", b"x", written) == LONG
+        locked = await life.engine.locks.acquire({b"other"})
+        assert short.set(b"kv:1", b"x", written) == LONG
+        life.engine.locks.release(locked)
+        assert (written, life.journal.next_seq, len(life.memory)) == ({}, before, 0)
+
+
+async def test_with_always_a_key_written_twice_within_a_sync_is_served_when_the_second_is_durable() -> None:
+    async with Life(shop_store(), RULES, FakeDisk()) as life:
+        await life.call("SET", "kv:1", "one")
+        await eventually(lambda: not life.journal._busy)
+        life.runner.held = True
+        run = life.dispatch.run_batch
+        run(life.session, [[b"SET", b"kv:1", b"two"]], 0, [])
+        life.journal.commit()
+        run(life.session, [[b"SET", b"kv:1", b"three"]], 0, [])
+        entry = entry_of(life, b"kv:1")
+        assert entry.soft_ms == 0
+        life.runner.work()
+        # The first of the two is durable.
+        assert entry.soft_ms == 0 and entry.lease is not None
+        assert life.journal.durable_seq == entry.lease.dirty_seq - 1
+        life.runner.held = False
+        life.runner.work()
+        await life.journal.wait_durable(entry.lease.dirty_seq)
+        assert entry.soft_ms == entry.lease.until_ms
