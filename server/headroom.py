@@ -24,7 +24,7 @@ LEAST: Final = 128 << 20
 LIMIT: Final = 1.05
 URGENT: Final = 1.12
 _ROOMY: Final = 0.98
-MOST: Final = 0.5
+MOST: Final = 0.7
 # Of what is too much, or of what is free, the part by which the reserve changes at a time.
 _STEP: Final = 16
 

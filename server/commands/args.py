@@ -22,19 +22,38 @@ MAX_STRING: Final = 512 * 1024 * 1024
 _ZERO: Final = 48
 _MINUS: Final = 45
 
+# The smaller numbers as texts and as numbers, so many as Redis has ready: most counters stand at one of them, and keys
+# that do share its text.
+TEXTS: Final[list[bytes]] = [b"%d" % number for number in range(10_000)]
+READY: Final = len(TEXTS)
+# Texts of so many bytes are none of them.
+READY_DIGITS: Final = 5
+NUMBERS: Final[dict[bytes, int]] = {text: number for number, text in enumerate(TEXTS)}
+
 
 def parse_integer(text: bytes) -> int | None:
     """The 64-bit integer that the text spells in its one canonical way; None when it does not."""
     length = len(text)
+    if length < READY_DIGITS:
+        ready = NUMBERS.get(text)
+        if ready is not None:
+            return ready
     if text.isdigit():
-        if length > 19 or (text[0] == _ZERO and length > 1):
+        if text[0] == _ZERO:
             return None
         if length < 19:
             return int(text)
+        if length > 19:
+            return None
     elif not (1 < length <= 20 and text[0] == _MINUS and text[1] != _ZERO and text[1:].isdigit()):
         return None
     value = int(text)
     return value if INT64_MIN <= value <= INT64_MAX else None
+
+
+def integer_text(number: int) -> bytes:
+    """The text that spells an integer."""
+    return TEXTS[number] if 0 <= number < READY else b"%d" % number
 
 
 def integer(text: bytes) -> int:

@@ -456,6 +456,10 @@ class Context:
         # MONITOR: is sent every command.
         self.monitoring = False
 
+    def may_read_on(self) -> bool:
+        """May the reply be read out of a large value by and by, while others are served? Not in a transaction."""
+        return False
+
     def select(self, index: int) -> None:
         """Make database `index` the current one."""
         self.db = self.server.keyspace.database(index)

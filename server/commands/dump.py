@@ -78,8 +78,8 @@ class _Options:
             at += 1
 
     def apply(self, ctx: Context, entry: Entry) -> None:
-        """Let the entry look as used as was asked for: by what the eviction policy in force goes by, as in Redis."""
-        is_lfu = ctx.server.settings.get("maxmemory-policy").endswith("lfu")
+        """Let the entry look as used as was asked for: by what its eviction policy goes by, as in Redis."""
+        is_lfu = ctx.server.keyspace.policy_of(ctx.db.index, entry.key) == "lfu"
         if self.idle_s >= 0 and not is_lfu:
             entry.access_ms = ctx.db.now_ms - self.idle_s * 1000
         if self.frequency >= 0 and is_lfu:

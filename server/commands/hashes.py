@@ -6,13 +6,21 @@ every handler begins with it. A new value takes a field's lifetime away, an incr
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from persistence.change import HASH, NEVER
-from protocol.replies import OK, Error, Map
-from server.commands.args import INT64_MAX, INT64_MIN, integer, integer_between, long_double, parse_integer
+from protocol.replies import OK, Elements, Error, Map
+from server.commands.args import (
+    INT64_MAX,
+    INT64_MIN,
+    integer,
+    integer_text,
+    long_double,
+    parse_integer,
+)
 from server.commands.context import Context
+from server.commands.draws import REPLY_OVERHEAD, Draw, check_draws
 from server.commands.hash_lifetimes import forget_deadlines, living, walked_hash
 from server.commands.numerals import parse_long_double
 from server.commands.spec import DENYOOM, FAST, FIRST, READ, WRITE, command
@@ -20,24 +28,17 @@ from server.errors import (
     HASH_NOT_FLOAT,
     HASH_NOT_INTEGER,
     NAN_OR_INFINITY,
-    OUT_OF_RANGE,
     OVERFLOW,
-    SYNTAX,
     WRONG_TYPE,
     wrong_arity,
 )
-from server.keyspace.database import Database
 from server.keyspace.entry import Entry
+from server.keyspace.excerpt import AT_ONCE, Members
 from server.keyspace.values.places import Places
 from server.keyspace.values.walked_hash import WalkedHash
 from server.keyspace.weights import FIELD_OVERHEAD, field_weight
 
 _NOT_FINITE: Final = Error("ERR value is NaN or Infinity")
-# HRANDFIELD with a negative count may ask for any number of fields. A reply larger than the hard output limit of a
-# normal client would cost it the connection; it is refused before it is built.
-_LARGEST_REPLY: Final = 256 * 1024 * 1024
-# What a field costs in a reply beside its bytes: the pointer in the list, the length line and two line ends.
-_REPLY_OVERHEAD: Final = 16
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -55,36 +56,13 @@ _REPLY_OVERHEAD: Final = 16
     syntax="key field value [field value ...]",
 )
 def hset(ctx: Context, argv: list[bytes]) -> object:
-    if len(argv) & 1:
-        return wrong_arity("hset")
+    if len(argv) != 4:
+        return wrong_arity("hset") if len(argv) & 1 else _set_all(ctx, ctx.db.edit(argv[1]), argv)
     db = ctx.db
     entry = db.edit(argv[1])
-    if entry is None:
-        return _make(ctx, argv)
-    if entry.kind != HASH:
-        return WRONG_TYPE
-    fields = living(ctx, entry)
-    if not fields:
-        return _make(ctx, argv)
-    if len(argv) == 4 and type(fields) is dict:
-        return _set_one(db, entry, fields, argv)
-    added = 0
-    delta = 0 if type(fields) is dict else -forget_deadlines(fields, argv[2::2])
-    for at in range(2, len(argv), 2):
-        field = argv[at]
-        value = argv[at + 1]
-        old = fields.get(field)
-        fields[field] = value
-        if old is None:
-            added += 1
-            delta += field_weight(field, value)
-        else:
-            delta += len(value) - len(old)
-    db.edited(entry, b"hset", argv[2::2], delta)
-    return added
-
-
-def _set_one(db: Database, entry: Entry, fields: dict[bytes, bytes], argv: list[bytes]) -> int:
+    fields = entry.value if entry is not None else None
+    if entry is None or type(fields) is not dict:
+        return _set_all(ctx, entry, argv)
     # The usual HSET: one field, and no deadlines to forget.
     field = argv[2]
     value = argv[3]
@@ -97,8 +75,32 @@ def _set_one(db: Database, entry: Entry, fields: dict[bytes, bytes], argv: list[
     return 0
 
 
+def _set_all(ctx: Context, entry: Entry | None, argv: list[bytes]) -> object:
+    if entry is None:
+        return _make(ctx, argv)
+    if entry.kind != HASH:
+        return WRONG_TYPE
+    fields = living(ctx, entry)
+    if not fields:
+        return _make(ctx, argv)
+    added = 0
+    delta = 0 if type(fields) is dict else -forget_deadlines(fields, argv[2::2])
+    for at in range(2, len(argv), 2):
+        field = argv[at]
+        value = argv[at + 1]
+        old = fields.get(field)
+        fields[field] = value
+        if old is None:
+            added += 1
+            delta += field_weight(field, value)
+        else:
+            delta += len(value) - len(old)
+    ctx.db.edited(entry, b"hset", argv[2::2], delta)
+    return added
+
+
 def _make(ctx: Context, argv: list[bytes]) -> int:
-    fields = dict(zip(argv[2::2], argv[3::2], strict=True))
+    fields = {argv[2]: argv[3]} if len(argv) == 4 else dict(zip(argv[2::2], argv[3::2], strict=True))
     ctx.db.put(argv[1], HASH, fields, NEVER, b"hset")
     return len(fields)
 
@@ -210,7 +212,7 @@ def hincrby(ctx: Context, argv: list[bytes]) -> object:
         total = old + amount
         if not INT64_MIN <= total <= INT64_MAX:
             return OVERFLOW
-    _store(ctx, entry if fields else None, argv[1], field, text, b"%d" % total, b"hincrby")
+    _store(ctx, entry if fields else None, argv[1], field, text, integer_text(total), b"hincrby")
     return total
 
 
@@ -325,7 +327,10 @@ def hgetall(ctx: Context, argv: list[bytes]) -> object:
         return Map([])
     if entry.kind != HASH:
         return WRONG_TYPE
-    return Map(living(ctx, entry).items())
+    fields = living(ctx, entry)
+    if len(fields) > AT_ONCE and ctx.may_read_on():
+        return Elements(Members(fields, chain.from_iterable(fields.items())), 2 * len(fields), b"%")
+    return Map(fields.items())
 
 
 @command(
@@ -343,7 +348,7 @@ def hkeys(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.find(argv[1])
     if entry is None:
         return []
-    return list(living(ctx, entry)) if entry.kind == HASH else WRONG_TYPE
+    return _listed(ctx, living(ctx, entry), False) if entry.kind == HASH else WRONG_TYPE
 
 
 @command(
@@ -361,7 +366,15 @@ def hvals(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.find(argv[1])
     if entry is None:
         return []
-    return list(living(ctx, entry).values()) if entry.kind == HASH else WRONG_TYPE
+    return _listed(ctx, living(ctx, entry), True) if entry.kind == HASH else WRONG_TYPE
+
+
+def _listed(ctx: Context, fields: dict[bytes, bytes], values: bool) -> object:
+    # The names of all fields, or their values.
+    listed = fields.values() if values else fields.keys()
+    if len(fields) > AT_ONCE and ctx.may_read_on():
+        return Elements(Members(fields, iter(listed)), len(fields))
+    return list(listed)
 
 
 @command(
@@ -432,33 +445,24 @@ def hstrlen(ctx: Context, argv: list[bytes]) -> object:
     syntax="key [count [WITHVALUES]]",
 )
 def hrandfield(ctx: Context, argv: list[bytes]) -> object:
-    single = len(argv) == 2
-    with_values = len(argv) > 3
-    count = 1
-    if not single:
-        count = integer_between(argv[2], -INT64_MAX, INT64_MAX)
-        if with_values:
-            if len(argv) > 4 or argv[3].upper() != b"WITHVALUES":
-                return SYNTAX
-            if abs(count) > INT64_MAX // 2:
-                return OUT_OF_RANGE
+    draw = Draw(argv, b"WITHVALUES")
     entry = ctx.db.find(argv[1])
     if entry is None:
-        return None if single else []
+        return draw.nothing()
     if entry.kind != HASH:
         return WRONG_TYPE
     fields = living(ctx, entry)
     if not fields:
-        return None if single else []
-    if single:
+        return draw.nothing()
+    if draw.is_single:
         walked = walked_hash(entry)
         if walked is not None:
             return walked.places.draw(ctx.server.random.random)
         return next(islice(fields, int(ctx.server.random.random() * len(fields)), None))
-    if count < 0 and -count * (_REPLY_OVERHEAD + _mean_size(fields, with_values)) > _LARGEST_REPLY:
-        return OUT_OF_RANGE
-    chosen = _choose(ctx, walked_hash(entry) or fields, count)
-    if not with_values:
+    if -draw.count > len(fields):
+        check_draws(-draw.count, fields, _value_reply(fields) if draw.with_more else 0)
+    chosen = _choose(ctx, walked_hash(entry) or fields, draw.count)
+    if not draw.with_more:
         return chosen
     if ctx.protocol >= 3:
         return [[field, fields[field]] for field in chosen]
@@ -469,11 +473,9 @@ def hrandfield(ctx: Context, argv: list[bytes]) -> object:
     return flat
 
 
-def _mean_size(fields: dict[bytes, bytes], with_values: bool) -> int:
-    total = sum(map(len, fields))
-    if with_values:
-        total += sum(map(len, fields.values())) + _REPLY_OVERHEAD * len(fields)
-    return total // len(fields) + 1
+def _value_reply(fields: dict[bytes, bytes]) -> int:
+    # Bytes that a value takes in a reply, on average.
+    return REPLY_OVERHEAD + sum(map(len, fields.values())) // len(fields) + 1
 
 
 def _choose(ctx: Context, fields: dict[bytes, bytes], count: int) -> list[bytes]:

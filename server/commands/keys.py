@@ -607,7 +607,7 @@ def object_freq(ctx: Context, argv: list[bytes]) -> object:
     entry = glance(ctx.db, argv[2])
     if entry is None:
         return None
-    if not _is_lfu(ctx):
+    if not _is_lfu(ctx, argv[2]):
         return _NOT_LFU
     return ctx.db.frequency(entry)
 
@@ -627,11 +627,12 @@ def object_idletime(ctx: Context, argv: list[bytes]) -> object:
     entry = glance(ctx.db, argv[2])
     if entry is None:
         return None
-    return _IS_LFU if _is_lfu(ctx) else max(0, ctx.db.now_ms - entry.access_ms) // 1000
+    return _IS_LFU if _is_lfu(ctx, argv[2]) else max(0, ctx.db.now_ms - entry.access_ms) // 1000
 
 
-def _is_lfu(ctx: Context) -> bool:
-    return ctx.server.settings.get("maxmemory-policy").endswith("lfu")
+def _is_lfu(ctx: Context, key: bytes) -> bool:
+    # The key's own policy, which may be that of its prefix.
+    return ctx.server.keyspace.policy_of(ctx.db.index, key) == "lfu"
 
 
 @command(

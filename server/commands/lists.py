@@ -8,14 +8,16 @@ from __future__ import annotations
 from typing import Final
 
 from persistence.change import LIST, NEVER
-from protocol.replies import NIL_ARRAY, OK, Error
+from protocol.replies import NIL_ARRAY, OK, Elements, Error
 from server.commands.args import INT64_MAX, counted_keys, integer, integer_between, integer_from, keys_after_count
 from server.commands.context import Context
 from server.commands.spec import DENYOOM, FAST, FIRST, FIRST_TWO, READ, WRITE, command
 from server.errors import NO_KEYS_COUNTED, NO_SUCH_KEY, NOT_POSITIVE, SYNTAX, WRONG_TYPE, CommandError, wrong_arity
 from server.keyspace.database import Database
 from server.keyspace.entry import Entry
+from server.keyspace.excerpt import AT_ONCE, Places
 from server.keyspace.values.list_value import ListValue
+from server.keyspace.weights import ITEM_OVERHEAD
 
 # What changed is told to WATCH and to stores by members; a list has none that could be named.
 _ALL: Final[list[bytes]] = []
@@ -52,10 +54,22 @@ def list_of(entry: Entry) -> ListValue:
     syntax="key element [element ...]",
 )
 def lpush(ctx: Context, argv: list[bytes]) -> object:
-    entry = ctx.db.edit(argv[1])
-    if entry is not None and entry.kind != LIST:
+    db = ctx.db
+    entry = db.edit(argv[1])
+    if entry is None:
+        items = ListValue(argv[:1:-1])
+        db.put(argv[1], LIST, items, NEVER, b"lpush")
+        return items.size
+    value = entry.value
+    if not isinstance(value, ListValue):
         return WRONG_TYPE
-    return _push_left(ctx.db, entry, argv)
+    if len(argv) == 3:
+        # The usual call, without a list of what is new.
+        item = argv[2]
+        size = value.push_left(item)
+        db.edited(entry, b"lpush", _ALL, ITEM_OVERHEAD + len(item))
+        return size
+    return _push_all(db, entry, value, argv[2:], True)
 
 
 @command(
@@ -70,10 +84,22 @@ def lpush(ctx: Context, argv: list[bytes]) -> object:
     syntax="key element [element ...]",
 )
 def rpush(ctx: Context, argv: list[bytes]) -> object:
-    entry = ctx.db.edit(argv[1])
-    if entry is not None and entry.kind != LIST:
+    db = ctx.db
+    entry = db.edit(argv[1])
+    if entry is None:
+        items = ListValue(argv[2:])
+        db.put(argv[1], LIST, items, NEVER, b"rpush")
+        return items.size
+    value = entry.value
+    if not isinstance(value, ListValue):
         return WRONG_TYPE
-    return _push_right(ctx.db, entry, argv)
+    if len(argv) == 3:
+        # The usual call, without a list of what is new.
+        item = argv[2]
+        size = value.push_right(item)
+        db.edited(entry, b"rpush", _ALL, ITEM_OVERHEAD + len(item))
+        return size
+    return _push_all(db, entry, value, argv[2:], False)
 
 
 @command(
@@ -91,7 +117,8 @@ def lpushx(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.edit(argv[1])
     if entry is None:
         return 0
-    return _push_left(ctx.db, entry, argv) if entry.kind == LIST else WRONG_TYPE
+    items = entry.value
+    return _push_all(ctx.db, entry, items, argv[2:], True) if isinstance(items, ListValue) else WRONG_TYPE
 
 
 @command(
@@ -109,33 +136,17 @@ def rpushx(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.edit(argv[1])
     if entry is None:
         return 0
-    return _push_right(ctx.db, entry, argv) if entry.kind == LIST else WRONG_TYPE
+    items = entry.value
+    return _push_all(ctx.db, entry, items, argv[2:], False) if isinstance(items, ListValue) else WRONG_TYPE
 
 
-def _push_left(db: Database, entry: Entry | None, argv: list[bytes]) -> int:
-    if entry is None:
-        items = ListValue(argv[:1:-1])
-        db.put(argv[1], LIST, items, NEVER, b"lpush")
-        return len(items)
-    items = list_of(entry)
-    before = items.weight
-    for item in argv[2:]:
-        length = items.push_left(item)
-    db.edited(entry, b"lpush", _ALL, items.weight - before)
-    return length
-
-
-def _push_right(db: Database, entry: Entry | None, argv: list[bytes]) -> int:
-    if entry is None:
-        items = ListValue(argv[2:])
-        db.put(argv[1], LIST, items, NEVER, b"rpush")
-        return len(items)
-    items = list_of(entry)
-    before = items.weight
-    for item in argv[2:]:
-        length = items.push_right(item)
-    db.edited(entry, b"rpush", _ALL, items.weight - before)
-    return length
+def _push_all(db: Database, entry: Entry, items: ListValue, fresh: list[bytes], to_left: bool) -> int:
+    if to_left:
+        items.extend_left(fresh)
+    else:
+        items.extend(fresh)
+    db.edited(entry, b"lpush" if to_left else b"rpush", _ALL, ITEM_OVERHEAD * len(fresh) + sum(map(len, fresh)))
+    return items.size
 
 
 @command(
@@ -150,7 +161,20 @@ def _push_right(db: Database, entry: Entry | None, argv: list[bytes]) -> int:
     syntax="key [count]",
 )
 def lpop(ctx: Context, argv: list[bytes]) -> object:
-    return _pop(ctx, argv, True, "lpop")
+    if len(argv) > 2:
+        return _pop_several(ctx, argv, True, "lpop")
+    db = ctx.db
+    entry = db.edit(argv[1])
+    if entry is None:
+        return None
+    items = entry.value
+    if not isinstance(items, ListValue):
+        return WRONG_TYPE
+    item = items.pop_left()
+    db.edited(entry, b"lpop", _ALL, -ITEM_OVERHEAD - len(item))
+    if not items.size:
+        db.remove(argv[1])
+    return item
 
 
 @command(
@@ -165,23 +189,30 @@ def lpop(ctx: Context, argv: list[bytes]) -> object:
     syntax="key [count]",
 )
 def rpop(ctx: Context, argv: list[bytes]) -> object:
-    return _pop(ctx, argv, False, "rpop")
-
-
-def _pop(ctx: Context, argv: list[bytes], from_left: bool, name: str) -> object:
-    count = -1
     if len(argv) > 2:
-        if len(argv) > 3:
-            return wrong_arity(name)
-        count = integer_from(argv[2], 0, NOT_POSITIVE)
+        return _pop_several(ctx, argv, False, "rpop")
+    db = ctx.db
+    entry = db.edit(argv[1])
+    if entry is None:
+        return None
+    items = entry.value
+    if not isinstance(items, ListValue):
+        return WRONG_TYPE
+    item = items.pop_right()
+    db.edited(entry, b"rpop", _ALL, -ITEM_OVERHEAD - len(item))
+    if not items.size:
+        db.remove(argv[1])
+    return item
+
+
+def _pop_several(ctx: Context, argv: list[bytes], from_left: bool, name: str) -> object:
+    if len(argv) > 3:
+        return wrong_arity(name)
+    count = integer_from(argv[2], 0, NOT_POSITIVE)
     entry = ctx.db.edit(argv[1])
     if entry is None:
-        return None if count < 0 else NIL_ARRAY
-    if entry.kind != LIST:
-        return WRONG_TYPE
-    if count < 0:
-        return take_one(ctx.db, entry, from_left)
-    return take(ctx.db, entry, from_left, count)
+        return NIL_ARRAY
+    return take(ctx.db, entry, from_left, count) if entry.kind == LIST else WRONG_TYPE
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -226,6 +257,8 @@ def lrange(ctx: Context, argv: list[bytes]) -> object:
         return WRONG_TYPE
     items = list_of(entry)
     first, end = _bounds(start, stop, len(items))
+    if end - first > AT_ONCE and ctx.may_read_on():
+        return Elements(Places(items, first, end), end - first)
     return items.slice(first, end)
 
 
@@ -344,9 +377,8 @@ def lset(ctx: Context, argv: list[bytes]) -> object:
         at += len(items)
     if not 0 <= at < len(items):
         return _INDEX_OUT_OF_RANGE
-    before = items.weight
-    items.set(at, argv[3])
-    ctx.db.edited(entry, b"lset", _ALL, items.weight - before)
+    old = items.set(at, argv[3])
+    ctx.db.edited(entry, b"lset", _ALL, len(argv[3]) - len(old))
     return OK
 
 
@@ -374,9 +406,8 @@ def linsert(ctx: Context, argv: list[bytes]) -> object:
     at = items.position(argv[3])
     if at < 0:
         return -1
-    before = items.weight
     items.insert(at if where == b"BEFORE" else at + 1, argv[4])
-    ctx.db.edited(entry, b"linsert", _ALL, items.weight - before)
+    ctx.db.edited(entry, b"linsert", _ALL, ITEM_OVERHEAD + len(argv[4]))
     return len(items)
 
 
@@ -398,11 +429,9 @@ def lrem(ctx: Context, argv: list[bytes]) -> object:
         return 0
     if entry.kind != LIST:
         return WRONG_TYPE
-    items = list_of(entry)
-    before = items.weight
-    removed = items.remove(argv[3], count)
+    removed = list_of(entry).remove(argv[3], count)
     if removed:
-        _shrunk(ctx.db, entry, before, b"lrem")
+        _shrunk(ctx.db, entry, removed * (ITEM_OVERHEAD + len(argv[3])), b"lrem")
     return removed
 
 
@@ -426,17 +455,15 @@ def ltrim(ctx: Context, argv: list[bytes]) -> object:
     if entry.kind != LIST:
         return WRONG_TYPE
     items = list_of(entry)
-    before = items.weight
-    items.trim(*_bounds(start, stop, len(items)))
-    _shrunk(ctx.db, entry, before, b"ltrim")
+    first, end = _bounds(start, stop, items.size)
+    _shrunk(ctx.db, entry, items.trim(first, end), b"ltrim")
     return OK
 
 
-def _shrunk(db: Database, entry: Entry, weight_before: int, event: bytes) -> None:
-    # Elements were taken out, perhaps the last one.
-    items = list_of(entry)
-    db.edited(entry, event, _ALL, items.weight - weight_before)
-    if not len(items):
+def _shrunk(db: Database, entry: Entry, freed: int, event: bytes) -> None:
+    # Elements of so many bytes were taken out, perhaps the last one.
+    db.edited(entry, event, _ALL, -freed)
+    if not list_of(entry).size:
         db.remove(entry.key)
 
 
@@ -534,27 +561,26 @@ def is_left(word: bytes) -> bool:
 def take_one(db: Database, entry: Entry, from_left: bool) -> bytes:
     """Take one element from an end of a list that came from `edit`."""
     items = list_of(entry)
-    before = items.weight
     item = items.pop_left() if from_left else items.pop_right()
-    _shrunk(db, entry, before, b"lpop" if from_left else b"rpop")
+    _shrunk(db, entry, ITEM_OVERHEAD + len(item), b"lpop" if from_left else b"rpop")
     return item
 
 
 def take(db: Database, entry: Entry, from_left: bool, count: int) -> list[bytes]:
     """Take up to so many elements from an end of a list that came from `edit`, the outermost first."""
     items = list_of(entry)
-    before = items.weight
-    count = min(count, len(items))
+    size = items.size
+    count = min(count, size)
     if not count:
         return []
     if from_left:
         taken = items.slice(0, count)
-        items.trim(count, len(items))
+        freed = items.trim(count, size)
     else:
-        taken = items.slice(len(items) - count, len(items))
+        taken = items.slice(size - count, size)
         taken.reverse()
-        items.trim(0, len(items) - count)
-    _shrunk(db, entry, before, b"lpop" if from_left else b"rpop")
+        freed = items.trim(0, size - count)
+    _shrunk(db, entry, freed, b"lpop" if from_left else b"rpop")
     return taken
 
 
@@ -571,7 +597,6 @@ def move_one(db: Database, source: bytes, destination: bytes, from_left: bool, t
     event = b"lpush" if to_left else b"rpush"
     taken = b"lpop" if from_left else b"rpop"
     source_items = list_of(entry)
-    source_weight = source_items.weight
     item = source_items.pop_left() if from_left else source_items.pop_right()
     if target is entry:
         # Turned in one step: a list of one element must not vanish in between.
@@ -583,11 +608,9 @@ def move_one(db: Database, source: bytes, destination: bytes, from_left: bool, t
     if target is None:
         db.put(destination, LIST, ListValue([item]), NEVER, event)
     else:
-        items = list_of(target)
-        before = items.weight
-        _push(items, item, to_left)
-        db.edited(target, event, _ALL, items.weight - before)
-    _shrunk(db, entry, source_weight, taken)
+        _push(list_of(target), item, to_left)
+        db.edited(target, event, _ALL, ITEM_OVERHEAD + len(item))
+    _shrunk(db, entry, ITEM_OVERHEAD + len(item), taken)
     return item
 
 

@@ -22,7 +22,7 @@ _DECIMAL: Final = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-
 _HEXADECIMAL: Final = re.compile(rb"[+-]?0[xX](?:[0-9a-fA-F]+\.?[0-9a-fA-F]*|\.[0-9a-fA-F]+)(?:[pP][+-]?[0-9]+)?")
 _INFINITY: Final = re.compile(rb"[+-]?inf(?:inity)?", re.IGNORECASE)
 # So many digits are a number of which nothing gets lost: most scores are counts or times.
-_PLAIN_DIGITS: Final = 15
+PLAIN_DIGITS: Final = 15
 # What C's isspace calls space.
 _SPACE: Final = b" \t\n\v\f\r"
 # Beyond this a whole number needs more digits than a double has, and C's %.17g changes to an exponent.
@@ -43,7 +43,7 @@ def strtod(text: bytes) -> float | None:
 
 def score(text: bytes, refusal: Error = NOT_FLOAT) -> float:
     """A score argument: a double, infinite only if it says so, and not so small that nothing is left of it."""
-    if len(text) <= _PLAIN_DIGITS and text.isdigit():
+    if len(text) <= PLAIN_DIGITS and text.isdigit():
         return float(text)
     value = strtod(text)
     if value is None:

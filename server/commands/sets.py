@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from persistence.change import NEVER, SET
-from protocol.replies import Error, SetOf
+from protocol.replies import Elements, Error, SetOf
 from server.commands.args import (
     INT64_MAX,
     integer_between,
@@ -18,6 +18,7 @@ from server.commands.spec import ALL, DENYOOM, FAST, FIRST, FIRST_TWO, READ, WRI
 from server.errors import NEGATIVE_LIMIT, NO_KEYS_COUNTED, NOT_POSITIVE, SYNTAX, WRONG_TYPE, CommandError
 from server.keyspace.database import Database
 from server.keyspace.entry import Entry
+from server.keyspace.excerpt import AT_ONCE, Members
 from server.keyspace.values.member_set import MemberSet, member_set_of
 from server.keyspace.weights import MEMBER_OVERHEAD, member_weight
 
@@ -53,12 +54,13 @@ def sadd(ctx: Context, argv: list[bytes]) -> object:
         added = len(members)
         db.put(argv[1], SET, members, NEVER, b"sadd")
         return added
-    if entry.kind != SET:
+    value = entry.value
+    if not isinstance(value, MemberSet):
         return WRONG_TYPE
     if len(argv) == 3:
         # The usual call, without a list of what is new.
         member = argv[2]
-        if not set_of(entry).add(member):
+        if not value.add(member):
             return 0
         db.edited(entry, b"sadd", [member], MEMBER_OVERHEAD + len(member))
         return 1
@@ -244,7 +246,13 @@ def smembers(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.find(argv[1])
     if entry is None:
         return SetOf([])
-    return SetOf(set_of(entry).members) if entry.kind == SET else WRONG_TYPE
+    if entry.kind != SET:
+        return WRONG_TYPE
+    value = set_of(entry)
+    size = len(value.members)
+    if size > AT_ONCE and ctx.may_read_on():
+        return Elements(Members(value, iter(value.members)), size, b"~")
+    return SetOf(value.members)
 
 
 @command(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from persistence.change import NEVER, ZSET
-from protocol.replies import Error
+from protocol.replies import Elements, Error
 from server.commands.args import integer
 from server.commands.context import Context
 from server.commands.scores import ScoreBounds, TextBounds
@@ -16,6 +16,7 @@ from server.commands.sorted_sets import removed, sorted_set_of, with_scores
 from server.commands.spec import DENYOOM, FAST, FIRST, FIRST_TWO, READ, WRITE, command
 from server.errors import SYNTAX, WRONG_TYPE, CommandError
 from server.keyspace.entry import Entry
+from server.keyspace.excerpt import AT_ONCE, Ranks
 from server.keyspace.values.sorted_set import SortedSet
 
 _LIMIT_BY_RANK: Final = Error("ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX")
@@ -102,14 +103,19 @@ class Range:
                 raise CommandError(SYNTAX)
             at += 1
 
-    def of(self, members: SortedSet) -> list[tuple[float, bytes]]:
-        """What of a sorted set lies in the range, in its order. O(log n + members returned)."""
+    def ranks(self, members: SortedSet) -> tuple[int, int]:
+        """The range as ranks counted from the lowest score, the second not included. O(log n)."""
         first, end = self.bounds.ranks(members)
         if self.by in (BY_SCORE, BY_TEXT):
-            first, end = self._limited(first, end)
-        elif self.reverse:
+            return self._limited(first, end)
+        if self.reverse:
             size = len(members)
-            first, end = size - end, size - first
+            return size - end, size - first
+        return first, end
+
+    def of(self, members: SortedSet) -> list[tuple[float, bytes]]:
+        """What of a sorted set lies in the range, in its order. O(log n + members returned)."""
+        first, end = self.ranks(members)
         return members.slice(first, end, self.reverse) if first < end else []
 
     def _limited(self, first: int, end: int) -> tuple[int, int]:
@@ -129,7 +135,15 @@ def _read(ctx: Context, argv: list[bytes], by: int, reverse: bool) -> object:
         return []
     if entry.kind != ZSET:
         return WRONG_TYPE
-    pairs = wanted.of(sorted_set_of(entry))
+    members = sorted_set_of(entry)
+    first, end = wanted.ranks(members)
+    end = min(end, len(members))
+    if end - first > AT_ONCE and ctx.may_read_on():
+        in_pairs = ctx.protocol >= 3
+        parts = 2 if wanted.scores and not in_pairs else 1
+        excerpt = Ranks(members, first, end, wanted.reverse, wanted.scores, in_pairs)
+        return Elements(excerpt, parts * (end - first))
+    pairs = members.slice(first, end, wanted.reverse) if first < end else []
     return with_scores(ctx, pairs) if wanted.scores else [member for _, member in pairs]
 
 

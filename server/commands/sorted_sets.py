@@ -10,15 +10,14 @@ from typing import Final
 
 from persistence.change import NEVER, ZSET
 from protocol.replies import NIL_ARRAY, Error
-from server.commands.args import INT64_MAX, integer_between, integer_from, keys_after_count
+from server.commands.args import integer_from, keys_after_count
 from server.commands.context import Context
-from server.commands.draws import check_draws
-from server.commands.scores import score
+from server.commands.draws import Draw, check_draws
+from server.commands.scores import PLAIN_DIGITS, score
 from server.commands.spec import DENYOOM, FAST, FIRST, READ, WRITE, command
 from server.errors import (
     NO_KEYS_COUNTED,
     NOT_POSITIVE,
-    OUT_OF_RANGE,
     SYNTAX,
     WRONG_TYPE,
     CommandError,
@@ -94,8 +93,35 @@ _OPTIONS: Final = {b"NX": _NX, b"XX": _XX, b"GT": _GT, b"LT": _LT, b"CH": _CH, b
     syntax="key [NX | XX] [GT | LT] [CH] [INCR] score member [score member ...]",
 )
 def zadd(ctx: Context, argv: list[bytes]) -> object:
-    if len(argv) == 4 and argv[2].upper() not in _OPTIONS:
-        return _add_one(ctx.db, argv[1], score(argv[2]), argv[3])
+    text = argv[2]
+    if len(argv) == 4 and text.isdigit() and len(text) <= PLAIN_DIGITS:
+        points = float(text)
+    elif len(argv) == 4 and text.upper() not in _OPTIONS:
+        points = score(text)
+    else:
+        return _add_with_options(ctx.db, argv)
+    # The usual ZADD: one member, no options.
+    member = argv[3]
+    db = ctx.db
+    entry = db.edit(argv[1])
+    if entry is None:
+        db.put(argv[1], ZSET, SortedSet({member: points}), NEVER, b"zadd")
+        return 1
+    value = entry.value
+    if not isinstance(value, SortedSet):
+        return WRONG_TYPE
+    old = value.scores.get(member)
+    if old is None:
+        value.add(member, points)
+        db.edited(entry, b"zadd", [member], SCORED_OVERHEAD + len(member))
+        return 1
+    if old != points:
+        value.move(member, old, points)
+        db.edited(entry, b"zadd", [member], 0)
+    return 0
+
+
+def _add_with_options(db: Database, argv: list[bytes]) -> object:
     options = 0
     at = 2
     while at < len(argv):
@@ -114,59 +140,25 @@ def zadd(ctx: Context, argv: list[bytes]) -> object:
     if options & _INCR and rest > 2:
         return _ONE_INCREMENT
     scores = [score(text) for text in argv[at::2]]
-    return _add(ctx.db, argv[1], scores, argv[at + 1 :: 2], options)
-
-
-@command(
-    "ZINCRBY",
-    arity=4,
-    flags=WRITE | DENYOOM | FAST,
-    keys=FIRST,
-    group="sorted-set",
-    since="1.2.0",
-    summary="Adds to the score of a member and returns the sum; an absent member counts as 0.",
-    complexity="O(log(N)) with N members",
-    syntax="key increment member",
-)
-def zincrby(ctx: Context, argv: list[bytes]) -> object:
-    return _add(ctx.db, argv[1], [score(argv[2])], [argv[3]], _INCR)
-
-
-def _add_one(db: Database, key: bytes, points: float, member: bytes) -> object:
-    # The usual ZADD: one member, no options.
-    entry = db.edit(key)
-    if entry is None:
-        db.put(key, ZSET, SortedSet({member: points}), NEVER, b"zadd")
-        return 1
-    if entry.kind != ZSET:
-        return WRONG_TYPE
-    value = sorted_set_of(entry)
-    old = value.scores.get(member)
-    if old is None:
-        value.put(member, points)
-        db.edited(entry, b"zadd", [member], SCORED_OVERHEAD + len(member))
-        return 1
-    if old != points:
-        value.put(member, points)
-        db.edited(entry, b"zadd", [member], 0)
-    return 0
+    return _add(db, argv[1], scores, argv[at + 1 :: 2], options)
 
 
 def _add(db: Database, key: bytes, scores: list[float], members: list[bytes], options: int) -> object:
+    event = b"zincr" if options & _INCR else b"zadd"
     entry = db.edit(key)
     if entry is None:
         if options & _XX:
             return None if options & _INCR else 0
         adding = _Adding(SortedSet({}), options)
         adding.add_all(members, scores)
-        db.put(key, ZSET, adding.value, NEVER, b"zadd")
+        db.put(key, ZSET, adding.value, NEVER, event)
         return adding.reply()
     if entry.kind != ZSET:
         return WRONG_TYPE
     adding = _Adding(sorted_set_of(entry), options)
     adding.add_all(members, scores)
     if adding.touched:
-        db.edited(entry, b"zincr" if options & _INCR else b"zadd", adding.touched, adding.delta)
+        db.edited(entry, event, adding.touched, adding.delta)
     return adding.reply()
 
 
@@ -218,6 +210,42 @@ class _Adding:
         if self.options & _INCR:
             return self.result
         return len(self.touched) if self.options & _CH else self.added
+
+
+@command(
+    "ZINCRBY",
+    arity=4,
+    flags=WRITE | DENYOOM | FAST,
+    keys=FIRST,
+    group="sorted-set",
+    since="1.2.0",
+    summary="Adds to the score of a member and returns the sum; an absent member counts as 0.",
+    complexity="O(log(N)) with N members",
+    syntax="key increment member",
+)
+def zincrby(ctx: Context, argv: list[bytes]) -> object:
+    points = score(argv[2])
+    member = argv[3]
+    db = ctx.db
+    entry = db.edit(argv[1])
+    if entry is None:
+        db.put(argv[1], ZSET, SortedSet({member: points}), NEVER, b"zincr")
+        return points
+    value = entry.value
+    if not isinstance(value, SortedSet):
+        return WRONG_TYPE
+    old = value.scores.get(member)
+    if old is None:
+        value.add(member, points)
+        db.edited(entry, b"zincr", [member], SCORED_OVERHEAD + len(member))
+        return points
+    points += old
+    if isnan(points):
+        return _NOT_A_SCORE
+    if points != old:
+        value.move(member, old, points)
+        db.edited(entry, b"zincr", [member], 0)
+    return points
 
 
 @command(
@@ -479,28 +507,19 @@ def _rank(ctx: Context, argv: list[bytes], reverse: bool) -> object:
     syntax="key [count [WITHSCORES]]",
 )
 def zrandmember(ctx: Context, argv: list[bytes]) -> object:
-    single = len(argv) == 2
-    scored = len(argv) > 3
-    count = 1
-    if not single:
-        count = integer_between(argv[2], -INT64_MAX, INT64_MAX)
-        if scored:
-            if len(argv) > 4 or argv[3].upper() != b"WITHSCORES":
-                return SYNTAX
-            if abs(count) > INT64_MAX // 2:
-                return OUT_OF_RANGE
+    draw = Draw(argv, b"WITHSCORES")
     entry = ctx.db.find(argv[1])
     if entry is None:
-        return None if single else []
+        return draw.nothing()
     if entry.kind != ZSET:
         return WRONG_TYPE
     value = sorted_set_of(entry)
     randrange = ctx.server.random.randrange
-    if single:
+    if draw.is_single:
         return value.at(randrange(len(value)))[1]
-    if count < 0:
-        check_draws(-count, value.scores, _SCORE_REPLY if scored else 0)
-        chosen = [value.at(randrange(len(value))) for _ in range(-count)]
+    if draw.count < 0:
+        check_draws(-draw.count, value.scores, _SCORE_REPLY if draw.with_more else 0)
+        chosen = [value.at(randrange(len(value))) for _ in range(-draw.count)]
     else:
-        chosen = value.draw_many(count, randrange)
-    return with_scores(ctx, chosen) if scored else [member for _, member in chosen]
+        chosen = value.draw_many(draw.count, randrange)
+    return with_scores(ctx, chosen) if draw.with_more else [member for _, member in chosen]

@@ -14,12 +14,17 @@ from server.commands.args import (
     MAX_STRING,
     MILLISECONDS,
     NO_LIFETIME,
+    NUMBERS,
     PERSIST,
+    READY,
+    READY_DIGITS,
     SECONDS,
+    TEXTS,
     SetOptions,
     always,
     check_length,
     integer,
+    integer_text,
     long_double,
     parse_integer,
     positive_deadline,
@@ -299,9 +304,9 @@ def mget(ctx: Context, argv: list[bytes]) -> object:
 def mset(ctx: Context, argv: list[bytes]) -> object:
     if not len(argv) & 1:
         return wrong_arity("mset")
-    put = ctx.db.put
+    db = ctx.db
     for at in range(1, len(argv), 2):
-        put(argv[at], STRING, argv[at + 1], NEVER, b"set")
+        db.put(argv[at], STRING, argv[at + 1], NEVER, b"set")
     return OK
 
 
@@ -372,7 +377,7 @@ def append(ctx: Context, argv: list[bytes]) -> object:
         return WRONG_TYPE
     length = len(value) + len(argv[2])
     check_length(length)
-    db.put(argv[1], STRING, value + argv[2], entry.deadline_ms, b"append")
+    db.respell(entry, value + argv[2], b"append")
     return length
 
 
@@ -520,21 +525,30 @@ def decrby(ctx: Context, argv: list[bytes]) -> object:
     return _add(ctx.db, argv[1], -amount)
 
 
+# Compiled code compares numbers below this in registers, and those of 64 bits as objects.
+_NEAR: Final = 1 << 61
+
+
 def _add(db: Database, key: bytes, amount: int) -> object:
     entry = db.edit(key)
     if entry is None:
-        db.put(key, STRING, b"%d" % amount, NEVER, b"incrby")
+        db.put(key, STRING, integer_text(amount), NEVER, b"incrby")
         return amount
     value = entry.value
     if not isinstance(value, bytes):
         return WRONG_TYPE
-    old = parse_integer(value)
+    old = NUMBERS.get(value) if len(value) < READY_DIGITS else None
     if old is None:
-        return NOT_INTEGER
+        old = parse_integer(value)
+        if old is None:
+            return NOT_INTEGER
     new = old + amount
-    if not INT64_MIN <= new <= INT64_MAX:
+    if 0 <= new < READY:
+        db.respell(entry, TEXTS[new], b"incrby")
+    elif -_NEAR < new < _NEAR or INT64_MIN <= new <= INT64_MAX:
+        db.respell(entry, b"%d" % new, b"incrby")
+    else:
         return OVERFLOW
-    db.respell(entry, b"%d" % new, b"incrby")
     return new
 
 

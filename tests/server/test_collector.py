@@ -55,6 +55,29 @@ def test_visits_are_counted_and_the_longest_is_known(collector: Collector) -> No
     assert 0 < collector.longest_ns <= collector.total_ns
 
 
+def test_a_server_that_frees_as_much_as_it_makes_is_visited_by_the_clock(collector: Collector) -> None:
+    before = gc.get_threshold()
+    try:
+        collector.tame()
+        held: list[list[int]] = [[number] for number in range(20_000)]
+        gc.collect(1)
+        most = 0
+        for now_ms in range(200):
+            for at in range(100 * now_ms, 100 * now_ms + 100):
+                held[at % len(held)] = [at]
+            collector.ticked(now_ms)
+            most = max(most, len(gc.get_objects(generation=0)) + len(gc.get_objects(generation=1)))
+        assert most < YOUNG
+        seen = collector.passes
+        for _ in range(100):
+            collector.ticked(200)
+        assert collector.passes <= seen + 1
+    finally:
+        gc.callbacks.remove(collector.visited)
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
 def test_taming_makes_visits_short_and_leaves_the_oldest_alone(collector: Collector) -> None:
     before = gc.get_threshold()
     try:

@@ -21,6 +21,7 @@ from server.commands.rdb_encodings import (
     zipmap_items,
 )
 from server.commands.rdb_payload import payload_of, value_of
+from server.keyspace.terms import Terms
 from tests.server.commands.test_against_redis import Redis, redis_port, tree  # noqa: F401 - a fixture
 from tests.server.commands.workbench import OFFSET_MS, START_MS, Workbench
 
@@ -318,7 +319,7 @@ def test_idle_time_and_frequency_are_taken_over_where_the_policy_goes_by_them() 
     bench = Workbench()
     assert bench.run("RESTORE", "a", 0, PAYLOAD, "IDLETIME", 90) == OK
     assert bench.run("OBJECT", "IDLETIME", "a") == 90
-    bench.server.settings.policy = "allkeys-lfu"
+    bench.server.keyspace.limit(Terms(0, "lfu"))
     for frequency in (0, 5, 6, 100, 255):
         assert bench.run("RESTORE", "a", 0, PAYLOAD, "FREQ", frequency, "REPLACE") == OK
         assert bench.run("OBJECT", "FREQ", "a") == max(5, frequency)

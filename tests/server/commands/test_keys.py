@@ -9,6 +9,8 @@ import pytest
 from protocol.replies import OK, Error, Map, Status
 from server import errors
 from server.commands.spec import COMMANDS, DELETES
+from server.keyspace.placement import Share
+from server.keyspace.terms import Terms
 from tests.server.commands.workbench import OFFSET_MS, START_MS, Workbench
 
 NOW_S = (START_MS + OFFSET_MS) // 1000
@@ -336,11 +338,33 @@ def test_object_freq_and_idletime_depend_on_the_policy(whole: Workbench) -> None
     whole.run("SET", "k", "v")
     assert isinstance(whole.run("OBJECT", "FREQ", "k"), Error)
     assert whole.run("OBJECT", "IDLETIME", "k") == 0
-    whole.server.settings.policy = "allkeys-lfu"
+    whole.server.keyspace.limit(Terms(1 << 20, "lfu"))
     assert whole.run("OBJECT", "FREQ", "k") == 5
     assert isinstance(whole.run("OBJECT", "IDLETIME", "k"), Error)
     assert whole.run("OBJECT", "FREQ", "absent") is None
     assert whole.run("OBJECT", "IDLETIME", "absent") is None
+    # Its counts are kept elsewhere, and age.
+    whole.server.keyspace.limit(Terms(1 << 20, "w-tinylfu"))
+    assert isinstance(whole.run("OBJECT", "FREQ", "k"), Error)
+
+
+def test_object_freq_and_idletime_ask_the_policy_of_the_keys_own_prefix(whole: Workbench) -> None:
+    keyspace = whole.server.keyspace
+    keyspace.limit(Terms(1 << 20, "lru"))
+    keyspace.partition([Share("hot:", b"hot:", Terms(1 << 18, "lfu")), Share("cold:", b"cold:", None)])
+    for key in ("hot:1", "cold:1", "k"):
+        whole.run("SET", key, "v")
+    for _ in range(200):
+        whole.run("GET", "hot:1")
+    frequency = whole.run("OBJECT", "FREQ", "hot:1")
+    assert isinstance(frequency, int) and frequency > 5
+    assert isinstance(whole.run("OBJECT", "IDLETIME", "hot:1"), Error)
+    for key in ("cold:1", "k"):
+        assert isinstance(whole.run("OBJECT", "FREQ", key), Error) and whole.run("OBJECT", "IDLETIME", key) == 0
+    # Rules act in database 0 alone.
+    whole.context.select(1)
+    whole.run("SET", "hot:1", "v")
+    assert isinstance(whole.run("OBJECT", "FREQ", "hot:1"), Error)
 
 
 def test_object_refcount(bench: Workbench) -> None:

@@ -175,6 +175,8 @@ SCRIPTS = {
         ZADD z XX CH 7 a
         ZINCRBY z 1 a
         ZADD z INCR 1 a
+        ZINCRBY new 1 a
+        ZADD newer INCR 1 a
         ZREM z a
         ZPOPMIN z
         ZPOPMAX z

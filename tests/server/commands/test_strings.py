@@ -8,6 +8,7 @@ import pytest
 
 from protocol.replies import OK, Error, Map
 from server import errors
+from server.commands.args import READY
 from server.commands.spec import COMMANDS
 from tests.server.commands.workbench import OFFSET_MS, START_MS, Workbench
 
@@ -300,6 +301,18 @@ def test_counters(bench: Workbench) -> None:
     assert bench.run("DECRBY", "k", 50) == -9
     assert bench.run("GET", "k") == b"-9"
     assert bench.run("DECR", "new") == -1
+
+
+@pytest.mark.parametrize("edge", [0, 1000, READY, 2**61, -(2**61)])
+def test_counters_pass_the_numbers_that_are_ready_and_those_of_a_register(bench: Workbench, edge: int) -> None:
+    bench.run("SET", "k", edge - 2)
+    bench.run("HSET", "h", "f", edge - 2)
+    for number in range(edge - 1, edge + 3):
+        assert bench.run("INCR", "k") == bench.run("HINCRBY", "h", "f", 1) == number
+        assert bench.run("GET", "k") == bench.run("HGET", "h", "f") == b"%d" % number
+    for number in range(edge + 1, edge - 3, -1):
+        assert bench.run("DECR", "k") == number
+        assert bench.run("GET", "k") == b"%d" % number
 
 
 def test_counter_keeps_its_lifetime(bench: Workbench) -> None:

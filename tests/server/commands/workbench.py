@@ -40,17 +40,6 @@ START_MS = 1_000_000
 OFFSET_MS = 1_700_000_000_000
 
 
-class FakeSettings:
-    """CONFIG as OBJECT FREQ needs it."""
-
-    def __init__(self) -> None:
-        self.policy = "noeviction"
-
-    def get(self, name: str) -> str:
-        assert name == "maxmemory-policy"
-        return self.policy
-
-
 class FakeCache:
     """No prefix rules, unless a test names managed keys."""
 
@@ -66,7 +55,6 @@ class FakeServer:
 
     def __init__(self, databases: int, shards: int, offset_ms: int, seed: int) -> None:
         self.keyspace = Keyspace(databases, shards)
-        self.settings = FakeSettings()
         self.cache = FakeCache()
         self.random = random.Random(seed)
         self.offset_ms = offset_ms
