@@ -40,7 +40,7 @@ MOST_KEYS: Final = 2048
 LEAST_WINDOW: Final = 1000.0  # sampled requests
 TURNS: Final = 20.0  # sampled requests per such key until the figures are halved; with 8 they swing
 NODE_BYTES: Final = 200  # of a key in a miniature, beside what its policy keeps
-PURGE_SLICE: Final = 16  # keys that each access lets go of while the sample is being halved
+PURGE_SLICE: Final = 4  # keys that each access lets go of while the sample is being halved
 FULL: Final = 1 << 32  # the threshold at which every key is in the sample
 MIXER: Final = 0x9E3779B1  # Knuth's multiplier: the ghosts index by the low bits of the same CRC
 

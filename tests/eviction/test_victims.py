@@ -9,7 +9,7 @@ from eviction.lfu import CREDIT, Lfu, log_counter
 from eviction.policy import Node, Policy
 from eviction.registry import create
 from eviction.s3_fifo import FIRST_SHARE, LEAST_SHARE, MOST_SHARE, S3Fifo
-from eviction.w_tinylfu import WTinyLfu
+from eviction.w_tinylfu import MOST_MOVES, WTinyLfu
 
 
 def never(node: Node) -> bool:
@@ -403,3 +403,21 @@ def zipf(requests: int, keys: int, seed: int) -> list[str]:
 def test_frequency_aware_policies_beat_lru_on_a_stationary_popularity(name: str) -> None:
     keys = zipf(40_000, 3000, seed=8)
     assert miss_percent(name, 150, keys) < miss_percent("lru", 150, keys) - 4
+
+
+def test_w_tinylfu_whose_capacity_is_cut_moves_few_nodes_at_a_time() -> None:
+    policy = WTinyLfu()
+    policy.set_capacity(4000)
+    nodes = [Node(b"k%d" % number, 1) for number in range(4000)]
+    for node in nodes:
+        policy.added(node)
+    for node in nodes:
+        policy.touched(node)
+    policy.set_capacity(400)
+    before = policy.protected_weight
+    policy.touched(nodes[0])
+    assert before - MOST_MOVES <= policy.protected_weight < before
+    for node in nodes:
+        policy.touched(node)
+    policy.check()
+    assert policy.protected_weight <= 320 + MOST_MOVES
