@@ -550,3 +550,20 @@ def test_anything_may_happen_in_any_order(seed: int) -> None:
     for database in walk.keyspace.opened:
         homes = set(database.homes).union(*database.own_homes.values())
         assert homes == set(database.shards)
+
+
+def test_what_had_entries_in_order_before_a_change_of_policy_is_freed_in_slices() -> None:
+    keyspace = keyspace_of(Terms(10_000_000, "lru"))
+    database = keyspace.database(0)
+    count = 3000
+    for number in range(count):
+        put(database, b"k%d" % number, deadline_ms=2_000_000 + number)
+    keyspace.limit(Terms(10_000_000, "s3-fifo"))
+    settle(keyspace)
+    assert count_of(database, b"k") == count
+    # The places of a list that are free now, three for each node, and the keys in the wheels of the former shards.
+    slices = 0
+    while keyspace.dig(100):
+        slices += 1
+    assert slices >= 4 * count // 200
+    assert keyspace.policy_of(0, b"k1") == "s3-fifo" and database.volatile() == count

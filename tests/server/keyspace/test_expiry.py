@@ -78,6 +78,31 @@ def test_leftovers_are_swept_while_nothing_is_due() -> None:
     assert len(wheel) == len(database) == 1000
 
 
+def test_seconds_whose_keys_were_all_swept_are_passed_over() -> None:
+    database = Database(0, 1)
+    wheel = database.shards[0].wheel
+    for number in range(20_000):
+        put(database, b"%d" % number, 1_000_000 + number * 1000)
+    put(database, b"last", 30_000_000)
+    for number in range(20_000):
+        database.remove(b"%d" % number)
+    while database.expire_due(1000):
+        pass
+    # What the sweeping has left over: few buckets, and not many more seconds in the heap.
+    assert len(wheel._seconds) <= 2 * len(wheel._buckets) + 4096
+    assert set(wheel._buckets) <= set(wheel._seconds)
+    # A second that comes back has its keys looked at once.
+    put(database, b"again", 1_000_500)
+    put(database, b"again", NEVER)
+    put(database, b"again", 1_000_600)
+    database.now_ms = 29_000_000
+    while database.expire_due(1000):
+        pass
+    assert [entry.key for table in database.tables for entry in table.values()] == [b"last"]
+    assert (len(wheel), database.expired) == (1, 1)
+    assert wheel._records == records(wheel) == 1
+
+
 def test_one_slice_of_a_crowded_second_takes_no_more_than_its_share() -> None:
     database = Database(0, 1)
     for number in range(5000):
