@@ -87,6 +87,7 @@ class Engine:
         self.random = random
         # What write-behind acknowledges survives a crash; None: it does not (`use_journal`).
         self.journal: Journal | None = None
+        # With `fsync = "always"`: what nobody may see yet.
         self.undurable: Undurable | None = None
         # Ids of dead letters, where no journal gives them.
         self._letter_ids = count(1)
@@ -127,7 +128,8 @@ class Engine:
     def use_journal(self, journal: Journal) -> None:
         """Record what write-behind acknowledges; before the first command."""
         self.journal = journal
-        self.undurable = Undurable(journal, self.memory, self.unsaved_seq)
+        if journal.always:
+            self.undurable = Undurable(journal, self.memory, self.unsaved_seq)
         for queue in self.queues.values():
             queue.log.attach(journal)
 

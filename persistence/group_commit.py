@@ -6,7 +6,9 @@ does not wait for company.
 
 Each write (all keys of one command or of one MULTI) stays atomic and keeps its own verdict. When the database refuses a
 group, or somebody else holds rows of it, the group is bisected until that write stands alone, so a neighbour's
-constraint violation never fails mine. Keys of concurrent writes are distinct, because each holds its keys' locks.
+constraint violation never fails mine. Keys of concurrent writes are distinct, because each holds its keys' locks. An
+UPDATE that meets no row undoes the rest of *its* write; where it is the whole of it, nothing has to be rolled back, and
+a group of such updates needs no BEGIN and no second attempt for the others.
 
 While the store's breaker is open, writes are refused at once; when its pause is over, a group may be the probe.
 """
@@ -21,7 +23,7 @@ from typing import Final, Protocol
 
 from persistence.breaker import Breaker
 from persistence.errors import RowsLocked, RowVanished, StoreError, StoreRejected
-from persistence.mapping import RowOp
+from persistence.mapping import UPDATE, RowOp
 from persistence.parked import Parked
 from persistence.stores.base import Applied, Store
 
@@ -159,6 +161,9 @@ class GroupCommit:
                 if not op.exact:
                     want_rows = True
             else:
+                if len(write.ops) == 1:
+                    # Whether it has met its row is seen when the group has landed.
+                    write.ops[0].must_exist = False
                 ops += write.ops
                 want_rows = want_rows or write.want_rows
         try:
@@ -196,7 +201,10 @@ class GroupCommit:
                 start += 1
             else:
                 end = start + len(write.ops)
-                write.landed(results[start:end])
+                if end == start + 1 and write.ops[0].verb == UPDATE and not results[start].found:
+                    write.failed(RowVanished([write.ops[0].key]))
+                else:
+                    write.landed(results[start:end])
                 start = end
         self._tell(rows)
 

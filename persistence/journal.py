@@ -10,10 +10,10 @@ an integer is all that a reader does:
     durable_seq   what the configured `fsync` promises: synced (`always`), written (`everysec`, `no`)
     synced_seq    on stable storage, whatever the mode
 
-`always`: a group is written and synced in a thread, the next one gathers meanwhile and is written only after that sync
-returned. `everysec` and `no`: a group is written at once, without a thread, also while the thread syncs; so a killed
-process loses nothing that was acknowledged. A batch is synced in every mode before its flush may begin: its number
-must never be given twice, because the database remembers it.
+A group is written at the end of its loop tick, without a thread, and synced in one. `always`: the next one gathers
+meanwhile and is written only after that sync returned. `everysec` and `no`: it is written also while the thread syncs;
+so a killed process loses nothing that was acknowledged. A batch is synced in every mode before its flush may begin: its
+number must never be given twice, because the database remembers it.
 
 A sync that fails is the end. The kernel may have thrown the pages away and will report success the next time, so
 nothing that was not durable before is ever acknowledged: JournalFailed, until a restart reads what the disk really has.
@@ -59,6 +59,8 @@ log = logging.getLogger("forebay.journal")
 
 # Records that fill a frame; more of one loop tick begin another one.
 _GROUP_BYTES: Final = 4 << 20
+# A group up to this size is written by the loop: a third of a millisecond at most. A larger one is the thread's.
+_INLINE_BYTES: Final = 1 << 20
 _SYNC_S: Final = 1.0
 _RETRY_S: Final = 1.0
 # The file of dead letters is written anew when it is that large and twice what its letters need.
@@ -432,7 +434,7 @@ class Journal:
         if self._work is not None or self.failure is not None or self._closed:
             return
         if self._busy:
-            if self._syncing is not None:
+            if self._syncing is not None and not self.always:
                 self._write_beside()
             return
         self._seal()
@@ -448,7 +450,7 @@ class Journal:
         self._force = False
         self._tidied = False
         work = self._work
-        if work.letters or work.dropped or (sync and self.always) or not self._fit(work.groups):
+        if work.letters or work.dropped or not self._fit(work.groups):
             self._start()
             return
         work.sync = False
@@ -458,12 +460,19 @@ class Journal:
             self._force = sync
             self._written(error, inline=True)
             return
+        self._work = None
         if sync:
             self._start_sync()
-        self._written(None, inline=True)
+        if self.failure is None:
+            self._advance()
+            self._proceed(inline=True)
 
     def _fit(self, groups: list[Group]) -> bool:
-        return not groups or (len(groups) == 1 and self._writer.fits(len(groups[0].body)))
+        # What the loop may write itself: a copy into the page cache, at once.
+        if not groups:
+            return True
+        size = len(groups[0].body)
+        return len(groups) == 1 and size <= _INLINE_BYTES and self._writer.fits(size)
 
     def _write_beside(self) -> None:
         # While the thread syncs: who waits for a write need not wait for that.

@@ -222,15 +222,18 @@ class Loader:
             if flight is None:
                 # (`request`, written out.)
                 flight = Flight(target, False, True)
+                flight.parked = parked
+                parked.flights.append(flight)
                 known[target.key] = flight
                 lane.gathering.append(flight)
                 counters.loads += 1
                 counters.misses += 1
             else:
                 self._share(flight)
-            flight.park(parked)
+                flight.park(parked)
         assert lane is not None
-        self._schedule(lane)
+        if not lane.is_scheduled:
+            self._schedule(lane)
         parked.left = len(targets)
         parked.fences = self.fences
         loop = asyncio.get_running_loop()
@@ -471,8 +474,13 @@ class Loader:
                 if loaded is not None and loaded.expires_ms > wall_ms:
                     flight.result = loaded
         self._installer.loaded(prefix, self._to_be_kept(prefix, batch), cost_ms)
+        known = self._flights
+        ready = self._ready
         for flight in batch:
-            self._release(flight)
+            # (`_release`, written out.)
+            if not flight.fenced:
+                known.pop(flight.target.key, None)
+            flight.land(ready)
 
     def _to_be_kept(self, prefix: ManagedPrefix, batch: list[Flight]) -> list[Flight]:
         # Those that nothing has overtaken.

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from persistence.backlog import joint_weight
-from persistence.change import DELETE, EXPIRY, WRITE, Change
+from persistence.change import DELETE, EXPIRY, NEVER, STRING, WRITE, Change
 from persistence.journal_records import Item, apply_members
 from persistence.managed import ManagedPrefix, Target
-from persistence.row_values import Loaded
+from persistence.row_values import Loaded, Mapping, RowOp
 from persistence.stores.base import Applied, Stamp
 
 # Estimated bytes of a Pending beyond its key and value.
@@ -113,7 +113,17 @@ class Flight:
 
 def item_of(pending: Pending) -> Item:
     """A change as the journal names it."""
-    return pending.target.prefix.rule.name, pending.target.key, pending.seq
+    return pending.target.prefix.rule.template.text, pending.target.key, pending.seq
+
+
+def op_of(pending: Pending, mapping: Mapping, wall_offset_ms: int) -> RowOp | None:
+    """What to write of a change; None for nothing. Raises RowRejected."""
+    change = pending.change
+    if not mapping.takes_any_text or change.verb != WRITE or change.kind != STRING or change.members is not None:
+        return mapping.accept(pending.target.row_key, change, wall_offset_ms)[0]
+    # Most of what is saved where any string will do: there is nothing to look at.
+    expires_ms = change.deadline_ms + wall_offset_ms if change.deadline_ms < NEVER else None
+    return mapping.accept_string(pending.target.row_key, cast(bytes, change.value), expires_ms)[0]
 
 
 def take_in(pending: Pending, newer: Pending) -> None:

@@ -104,7 +104,7 @@ def group_ops(ops: Sequence[RowOp]) -> list[list[int]]:
     in the same order. Ops on child tables are left out: they are divided by member (child_rows.py).
     """
     groups: dict[tuple[int, int, tuple[str, ...]], list[int]] = {}
-    if _are_alike(ops):
+    if ops and _are_alike(ops):
         groups[0, 0, ()] = list(range(len(ops)))
     else:
         for position, op in enumerate(ops):

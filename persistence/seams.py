@@ -35,6 +35,8 @@ class Memory(Protocol):
     """The database of the keyspace in which prefix rules act."""
 
     now_ms: int
+    # Does anybody want to know of changes?
+    heeded: bool
 
     def held(self, key: bytes) -> Held | None:
         """The entry, even past its deadline."""
@@ -53,6 +55,12 @@ class Memory(Protocol):
 
     def admit(self, key: bytes, kind: int, value: object, deadline_ms: int, soft_ms: int, lease: Lease) -> bool:
         """The same with its lease, for a key that memory does not hold; False: it does, and nothing has been done."""
+
+    def admit_written(self, key: bytes, kind: int, value: object, until_ms: int, lease: Lease) -> bool:
+        """The same for what a client wrote and a store has taken; False, too, when somebody wants to hear of it."""
+
+    def note(self, key: bytes, event: bytes) -> None:
+        """A change that was told has a second event."""
 
     def drop(self, key: bytes) -> Held | None:
         """Take an entry out of memory: nobody is told."""

@@ -26,24 +26,30 @@ from persistence.seams import View
 class ShortLoad:
     """Reads of absent keys, by an engine."""
 
-    __slots__ = ("_engine",)
+    __slots__ = ("_engine", "_prefix", "_rules")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        # The prefix of the last key that memory did not have, by those rules: nearly always that of the next one, too.
+        # None: there was none, or keys that begin with its head may belong to another.
+        self._rules = engine.rules
+        self._prefix: ManagedPrefix | None = None
 
     def absent(self, keys: list[bytes]) -> list[Target] | None:
         """What a read of these keys has to load, each key once; None for the long road. Raises Unmapped."""
         engine = self._engine
         if engine.has_quarantine():
             return None
+        prefix = self._prefix
+        mapping: Mapping | None = None
+        head = b""
+        if prefix is not None and engine.rules is self._rules:
+            mapping = prefix.mapping
+            head = prefix.rule.template.head
         joint = engine.loader.joint
         held = engine.memory.held
         now = engine.memory.now_ms
         targets: list[Target] = []
-        # Of the last key that memory does not have. The keys of one command nearly always have one rule.
-        prefix: ManagedPrefix | None = None
-        mapping: Mapping | None = None
-        head = b""
         for key in keys if len(keys) == 1 else dict.fromkeys(keys):
             entry = held(key)
             if entry is not None:
@@ -57,12 +63,12 @@ class ShortLoad:
                 if row_key is not None:
                     target = Target(key, prefix, row_key)
             if target is None:
-                target = engine.target(key)
+                target = self._target(key)
                 if target is None:
                     continue
-                prefix = target.prefix
-                head = prefix.rule.template.head
-                mapping = prefix.mapping if engine.rules.is_innermost(head) else None
+                prefix = self._prefix
+                mapping = prefix.mapping if prefix is not None else None
+                head = target.prefix.rule.template.head
             rule = target.prefix.rule
             if rule.write == WRITE_BEHIND and engine.queue_of(target.prefix).unsaved(target) is not None:
                 return None
@@ -73,9 +79,14 @@ class ShortLoad:
             targets.append(target)
         return targets
 
-    def park(self, parked: ParkedLoad, targets: list[Target]) -> None:
-        """Load these; `parked` is called back."""
-        self._engine.loader.park(parked, targets)
+    def _target(self, key: bytes) -> Target | None:
+        engine = self._engine
+        target = engine.target(key)
+        self._rules = engine.rules
+        self._prefix = None
+        if target is not None and engine.rules.is_innermost(target.prefix.rule.template.head):
+            self._prefix = target.prefix
+        return target
 
     def stage(self, parked: ParkedLoad, keys: list[bytes], view: View) -> bool:
         """Let the command that was parked see its keys, and nothing may run before it has. False: the long road.

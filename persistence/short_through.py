@@ -1,4 +1,4 @@
-"""ShortThrough: the short road for a plain SET under a write-through rule.
+"""ShortThrough: the short road under a write-through rule for a SET, with or without a lifetime, and DEL of one key.
 
 It does what plan, lock, stage, accept, apply and publish do for any command (engine.py), where nothing has to be looked
 at before it is overwritten and one key changes: accepted at once or refused, locked without waiting, then sent in
@@ -15,12 +15,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-from persistence.change import NEVER, STRING
+from persistence.change import DELETE, NEVER, STRING, Change
 from persistence.engine import Engine
 from persistence.errors import StoreError, StoreTimeout
 from persistence.group_commit import Lander, RowWrite
 from persistence.lease import Lease
 from persistence.managed import ManagedPrefix, Target
+from persistence.mapping import DELETE as ROW_DELETE
 from persistence.prefixes import WRITE_THROUGH
 from persistence.row_values import RowOp
 
@@ -28,11 +29,11 @@ log = logging.getLogger("forebay.short_through")
 
 
 class ThroughWrite(RowWrite):
-    """One SET on its way to the store; a subclass makes the reply, out of `error` when there is one."""
+    """One SET or DEL on its way to the store; a subclass makes the reply, out of `error` when there is one."""
 
-    __slots__ = ("key", "prefix", "value")
+    __slots__ = ("deadline_ms", "key", "prefix", "value")
 
-    def __init__(self, key: bytes, prefix: ManagedPrefix, op: RowOp, value: object) -> None:
+    def __init__(self, key: bytes, prefix: ManagedPrefix, op: RowOp, value: object, deadline_ms: int) -> None:
         # `Parked` and `RowWrite`, written out: there is one of these per write.
         self._told = None
         self._is_due = False
@@ -41,8 +42,9 @@ class ThroughWrite(RowWrite):
         self.error = None
         self.key = key
         self.prefix = prefix
-        # What memory gets.
+        # What memory gets, and until when; NEVER: the rule's default.
         self.value = value
+        self.deadline_ms = deadline_ms
 
 
 class ShortThrough:
@@ -63,17 +65,32 @@ class ShortThrough:
             return None
         return engine.prefixes[rule.template.text]
 
-    def accept(self, key: bytes, prefix: ManagedPrefix, value: bytes) -> tuple[RowOp, object] | None:
+    def accept(self, key: bytes, prefix: ManagedPrefix, value: bytes, deadline_ms: int) -> tuple[RowOp, object] | None:
         """What to write, and what memory gets then; None: the key names no row, or the mapping is not known yet.
 
         Raises RowRejected.
         """
         mapping = prefix.mapping
-        captures = prefix.rule.template.captures(key)
-        if mapping is None or captures is None:
+        row_key = mapping.row_named_by(key) if mapping is not None else None
+        if mapping is None or row_key is None:
             return None
-        row_key = mapping.row_key_of(key, captures)
-        return None if row_key is None else mapping.accept_string(row_key, value)
+        if deadline_ms == NEVER:
+            return mapping.accept_string(row_key, value)
+        return mapping.accept_string(row_key, value, deadline_ms + self._engine.clock.wall_offset_ms())
+
+    def accept_delete(self, key: bytes, prefix: ManagedPrefix) -> RowOp | None:
+        """What to write for DEL; None where that is not all: "no such row" is known, or somebody watches keys.
+
+        Raises RowRejected.
+        """
+        memory = self._engine.memory
+        mapping = prefix.mapping
+        if mapping is None or memory.heeded or prefix.is_negative(key, memory.now_ms):
+            return None
+        row_key = mapping.row_named_by(key)
+        if row_key is None:
+            return None
+        return mapping.accept(row_key, Change(key, DELETE, STRING, None, None, NEVER, None), 0)[0]
 
     def send(self, write: ThroughWrite) -> None:
         """Lock the key and write; the lander is told how it went."""
@@ -94,41 +111,64 @@ class ShortThrough:
             # (Which also fences the key.)
             engine.loader.end_write(key)
             try:
-                if write.error is None:
-                    self._publish(write, now)
-                else:
+                if write.error is not None:
                     self._give_up(write, write.error)
+                elif write.op.verb == ROW_DELETE:
+                    self._remove(write)
+                else:
+                    self._publish(write, now)
             except Exception:
                 # A bug of ours: the store has the value, so nobody may see an older one.
                 log.exception("a value that was written could not be published")
                 engine.memory.drop(key)
             engine.locks.give_back(key)
 
+    def _remove(self, write: ThroughWrite) -> None:
+        memory = self._engine.memory
+        key = write.key
+        write.prefix.counters.writes += 1
+        if not memory.remove(key):
+            memory.drop(key)
+            # Whoever has begun to watch meanwhile has seen a row that is gone.
+            memory.touch_watchers(key)
+        write.prefix.remember_absent(key, memory.now_ms)
+
     def _publish(self, write: ThroughWrite, now: int) -> None:
         engine = self._engine
         key = write.key
         prefix = write.prefix
-        value = write.value
-        applied = write.applied
-        if applied is not None and applied.row is not None:
-            assert prefix.mapping is not None
-            seen = prefix.mapping.value_of(write.op.key, applied.row)
-            if seen is not None:
-                value = seen.value
+        rule = prefix.rule
+        value = self._seen(write)
         memory = engine.memory
         if prefix.negatives:
             prefix.forget_absent(key)
         prefix.counters.writes += 1
-        old = memory.held(key)
-        cost_ms = old.lease.cost_ms if old is not None and old.lease is not None else 0.0
-        rule = prefix.rule
         ttl_ms = engine.lifetimes.ttl_ms(rule)
         until_ms = now + ttl_ms if ttl_ms else NEVER
-        entry = memory.put(key, STRING, value, NEVER if rule.generic else until_ms, b"set")
-        lease = Lease(prefix, now, cost_ms, ttl_ms, until_ms)
+        deadline_ms = write.deadline_ms
+        # The deadline of a mapped row is its copy's lifetime; that of a generic row is data.
+        if not rule.generic:
+            deadline_ms = until_ms = until_ms if deadline_ms == NEVER else deadline_ms
+        lease = Lease(prefix, now, 0.0, ttl_ms, until_ms)
         if rule.tags and prefix.mapping is not None:
             lease.tags = prefix.mapping.tags_of(write.op.key, value)
-        engine.lifetimes.attach(entry, lease, now)
+        if prefix.ages or rule.generic or not memory.admit_written(key, STRING, value, until_ms, lease):
+            old = memory.held(key)
+            if old is not None and old.lease is not None:
+                lease.cost_ms = old.lease.cost_ms
+            entry = memory.put(key, STRING, value, deadline_ms, b"set")
+            engine.lifetimes.attach(entry, lease, now)
+            if write.deadline_ms != NEVER:
+                memory.note(key, b"expire")
+
+    # What the store shows, where that may be something else than what was written.
+    def _seen(self, write: ThroughWrite) -> object:
+        row = write.applied.row if write.applied is not None else None
+        if row is None:
+            return write.value
+        assert write.prefix.mapping is not None
+        seen = write.prefix.mapping.value_of(write.op.key, row)
+        return seen.value if seen is not None else write.value
 
     def _give_up(self, write: ThroughWrite, error: StoreError) -> None:
         # It was not written, or nobody knows: memory keeps what it held, or nothing.

@@ -66,7 +66,7 @@ class ShortWrite:
             if rule is None:
                 return PLAIN
             if rule.write != WRITE_BEHIND:
-                return THROUGH if rule.write == WRITE_THROUGH and not engine.locks.held else LONG
+                return THROUGH if rule.write == WRITE_THROUGH else LONG
             way = self._way_of(rule)
         prefix = way.prefix
         mapping = prefix.mapping
@@ -88,7 +88,7 @@ class ShortWrite:
                 if row_key is None:
                     return LONG
             change = Change(key, WRITE, STRING, value, None, NEVER, None)
-            seq = way.queue.add(Target(key, prefix, row_key), change, len(value))
+            seq = way.queue.add(Target(key, prefix, row_key), change, len(value), text=value)
         written[way.store] = seq
         engine.loader.fence(key)
         if prefix.negatives:

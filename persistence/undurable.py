@@ -35,7 +35,7 @@ class Undurable:
     def add(self, entry: Held, seq: int) -> None:
         """An entry holds a recorded change, and its deadlines have just been set."""
         journal = self._journal
-        if not journal.always or seq <= journal.durable_seq:
+        if seq <= journal.durable_seq:
             return
         if not self._waiting:
             journal.when_durable(seq, self._came)
@@ -46,7 +46,7 @@ class Undurable:
         """The highest sequence among these keys' changes that are not durable; 0 when all are."""
         journal = self._journal
         durable_seq = journal.durable_seq
-        if durable_seq == journal.next_seq - 1 or not journal.always:
+        if durable_seq == journal.next_seq - 1:
             return 0
         newest = 0
         for key in keys:

@@ -59,6 +59,7 @@ from persistence.pending import (
     item_of,
     lacks_the_rest,
     merge,
+    op_of,
     take_in,
 )
 from persistence.queue_log import QueueLog
@@ -183,14 +184,20 @@ class WriteBehind:
             backlog = self._backlogs[prefix] = Backlog(prefix)
         return backlog
 
-    def add(self, target: Target, change: Change, weight: int, at_any_rate: bool = False) -> int:
+    def add(
+        self, target: Target, change: Change, weight: int, at_any_rate: bool = False, text: bytes | None = None
+    ) -> int:
         """Remember a change that is being acknowledged; its sequence. O(1). JournalError: it must not be.
 
-        `at_any_rate`: even while the journal refuses changes for lack of room.
+        `at_any_rate`: even while the journal refuses changes for lack of room. `text`: the change says nothing but that
+        the key holds this string, and never expires.
         """
         prefix = target.prefix
-        self._seq = self.log.record(prefix.rule.name, change, at_any_rate)
         backlog = self.backlog_of(prefix)
+        if text is None:
+            self._seq = self.log.record(backlog.name, change, at_any_rate)
+        else:
+            self._seq = self.log.record_text(backlog.name, target.key, text)
         key = target.key
         weight += len(key) + PENDING_OVERHEAD
         pending = backlog.pendings.get(key) or self._suspects.get(key)
@@ -216,7 +223,8 @@ class WriteBehind:
         backlog.bytes += weight
         if len(backlog.pendings) == 1 or backlog.bytes * 2 > prefix.rule.max_dirty:
             self._wake.set()
-        self._start()
+        if self._task is None:
+            self._start()
         return self._seq
 
     def add_text_again(self, backlog: Backlog, key: bytes, value: bytes) -> int:
@@ -618,6 +626,7 @@ class WriteBehind:
         ops: list[RowOp] = []
         sent: list[Pending] = []
         want_rows = False
+        offset_ms = self._clock.wall_offset_ms()
         for number, pending in enumerate(batch, 1):
             if number % _SLICE == 0:
                 await asyncio.sleep(0)
@@ -629,7 +638,7 @@ class WriteBehind:
                 mapping = prefix.mapping if prefix.mapping is not None else await self._breaker.ask(prefix.prepare())
                 if pending.target.row_key == () and not prefix.resolve(pending.target):
                     raise RowRejected("42P10", f"the key does not fit the template {prefix.rule.name!r}")
-                op, _ = mapping.accept(pending.target.row_key, pending.change, self._clock.wall_offset_ms())
+                op = op_of(pending, mapping, offset_ms)
             except MappingRejected as error:
                 self._stop(pending, error)
                 continue

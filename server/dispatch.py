@@ -34,7 +34,7 @@ from server import errors
 from server.afterwards import at_once, correct_deletes, read_by, tell_misses, without_waiting
 from server.blocking import Blocking, Retry, Waiter
 from server.commands.context import Blocked, Wait
-from server.commands.spec import DENYOOM, FRESH, IMMEDIATE, KEYSPACE, WRITE, CommandSpec, spellings
+from server.commands.spec import DELETES, DENYOOM, FRESH, IMMEDIATE, KEYSPACE, WRITE, CommandSpec, spellings
 from server.commands.table import COMMANDS
 from server.encoded import Encoded
 from server.errors import CommandError
@@ -111,7 +111,7 @@ class Dispatch:
         # A batch that runs now has the table of before.
         self._rerouted = False
         self.blocking = Blocking(clock, self)
-        # What waits without a task: reads that wait for nothing but rows, and plain SET under a write-through rule.
+        # What waits without a task: reads that wait for nothing but rows, and SET and DEL under a write-through rule.
         self._misses = Misses(engine, keyspace, self.blocking, self)
         self._sets = ThroughSets(engine, keyspace, self.blocking, self._set)
         self.pause = Pause(clock, self._pause_changed)
@@ -363,6 +363,13 @@ class Dispatch:
                 reply = self._sets.run(session, argv[1], argv[2])
                 if reply is not None or session.waiting is not None:
                     return reply
+        elif is_normal and ((len(argv) == 5 and spec is self._set) or (len(argv) == 2 and spec.flags & DELETES)):
+            if spec is self._set:
+                reply = self._sets.run_for(session, argv)
+            else:
+                reply = self._sets.delete(session, spec, argv[1])
+            if reply is not None or session.waiting is not None:
+                return reply
         if spec.flags & KEYSPACE:
             if engine.locks.held:
                 # A transaction is being committed: what it publishes must not be cut in two.

@@ -26,10 +26,9 @@ from server.blocking import Blocking
 from server.commands.spec import CommandSpec
 from server.commands.table import COMMANDS
 from server.errors import WRONG_TYPE, CommandError
-from server.keyspace.entry import Entry
 from server.keyspace.keyspace import Keyspace
 from server.keyspace.overlay import Overlay
-from server.session import Call, Session
+from server.session import Session
 from server.store_errors import EXPECTED, reply_of
 
 
@@ -49,9 +48,9 @@ class Runner(Protocol):
 class Miss(ParkedLoad):
     """One read that waits for rows."""
 
-    __slots__ = ("_misses", "call", "session")
+    __slots__ = ("_misses", "argv", "session", "spec")
 
-    def __init__(self, misses: Misses, session: Session, call: Call) -> None:
+    def __init__(self, misses: Misses, session: Session, spec: CommandSpec, argv: list[bytes]) -> None:
         # (What those above would set, in one frame: there is a Miss for every read that misses.)
         self._told = None
         self._is_due = False
@@ -61,10 +60,19 @@ class Miss(ParkedLoad):
         self.fences = 0
         self._misses = misses
         self.session = session
-        self.call = call
+        self.spec = spec
+        self.argv = argv
 
     def answer(self) -> object:
         return self._misses.answer(self)
+
+    def resume(self) -> None:
+        # (As above, in one frame.)
+        told = self._told
+        if told is None:
+            self._is_due = True
+        else:
+            told(self._misses.answer(self))
 
 
 class Misses:
@@ -78,6 +86,7 @@ class Misses:
         "_memory",
         "_mget",
         "_now_ms",
+        "_park",
         "_runner",
         "_short",
         "_view",
@@ -92,6 +101,7 @@ class Misses:
         self._runner = runner
         self._now_ms = engine.clock.now_ms
         self._short = ShortLoad(engine)
+        self._park = engine.loader.park
         self._get = COMMANDS["get"]
         self._mget = COMMANDS["mget"]
         # A read leaves nothing behind in its view, so one does for all.
@@ -103,16 +113,17 @@ class Misses:
         if targets is None:
             return False
         if targets:
-            miss = Miss(self, session, (spec, argv))
+            miss = Miss(self, session, spec, argv)
             session.waiting = miss
-            self._short.park(miss, targets)
+            self._park(miss, targets)
         return True
 
     def answer(self, miss: Miss) -> object:
         """Run the command now: its reply, or its session waits in another way."""
         runner = self._runner
         session = miss.session
-        spec, argv = miss.call
+        spec = miss.spec
+        argv = miss.argv
         now_ms = self._now_ms()
         if now_ms != self._keyspace.now_ms:
             self._keyspace.tick(now_ms)
@@ -145,22 +156,25 @@ class Misses:
 
     def _out_of_memory(self, spec: CommandSpec, argv: list[bytes]) -> object:
         # What GET and MGET read where memory has all of their keys now, and none is old or void; None: not so.
+        held = self._memory.held
+        now = self._memory.now_ms
         if spec is self._get:
-            entry = self._memory.held(argv[1])
-            if entry is None or not self._is_fresh(entry):
+            entry = held(argv[1])
+            if entry is None or entry.soft_ms <= now:
+                return None
+            lease = entry.lease
+            if lease is not None and lease.generation != lease.prefix.generation:
                 return None
             return entry.value if entry.kind == STRING else WRONG_TYPE
         if spec is not self._mget:
             return None
         values: list[object] = []
-        held = self._memory.held
         for position in range(1, len(argv)):
             entry = held(argv[position])
-            if entry is None or not self._is_fresh(entry):
+            if entry is None or entry.soft_ms <= now:
+                return None
+            lease = entry.lease
+            if lease is not None and lease.generation != lease.prefix.generation:
                 return None
             values.append(entry.value if entry.kind == STRING else None)
         return values
-
-    def _is_fresh(self, entry: Entry) -> bool:
-        lease = entry.lease
-        return entry.soft_ms > self._memory.now_ms and (lease is None or lease.generation == lease.prefix.generation)

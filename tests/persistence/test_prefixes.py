@@ -165,6 +165,12 @@ def test_two_rules_with_one_head_are_refused() -> None:
         rules("user:{id:int}", "user:{name}")
 
 
+def test_head_is_innermost_when_no_longer_one_begins_with_it() -> None:
+    table = RuleTable([PrefixRule(Template(head + "{x}")) for head in ("a:", "a:b:", "a:b:c:", "ab:", "a", "z")])
+    innermost = [rule.template.head for rule in table.rules if table.is_innermost(rule.template.head)]
+    assert sorted(innermost) == [b"a:b:c:", b"ab:", b"z"]
+
+
 def test_an_empty_rule_table_matches_nothing() -> None:
     assert RuleTable([]).match(b"user:1") is None
 
