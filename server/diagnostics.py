@@ -89,6 +89,17 @@ class Diagnostics:
         """Calls and cumulative counts by microseconds of each command that was timed."""
         return {name: (each.calls, each.cumulative()) for name, each in sorted(self.stopwatch.histograms.items())}
 
+    def time_spent(self, name: str) -> tuple[int, float]:
+        """Microseconds in a command's handler: its timed calls together, and each on average; 0 if none was timed."""
+        histogram = self.stopwatch.histograms.get(name)
+        if histogram is None:
+            return 0, 0.0
+        return histogram.total_ns // 1000, histogram.total_ns / 1000 / histogram.calls
+
+    def forget_times(self) -> None:
+        """CONFIG RESETSTAT."""
+        self.stopwatch.histograms.clear()
+
     def info_latency(self) -> Iterable[tuple[str, object]]:
         """INFO latencystats: nothing unless latency-tracking is on."""
         for name, histogram in sorted(self.stopwatch.histograms.items()):

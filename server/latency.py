@@ -69,16 +69,19 @@ class Latency:
 class Histogram:
     """How often a command took how long."""
 
-    __slots__ = ("_counts", "calls")
+    __slots__ = ("_counts", "calls", "total_ns")
 
     def __init__(self) -> None:
         self._counts = [0] * (len(BUCKETS_US) + 1)
         self.calls = 0
+        # What all of them took together.
+        self.total_ns = 0
 
-    def add(self, took_us: int) -> None:
+    def add(self, took_ns: int) -> None:
         """One more call."""
         self.calls += 1
-        self._counts[bisect_left(BUCKETS_US, took_us)] += 1
+        self.total_ns += took_ns
+        self._counts[bisect_left(BUCKETS_US, took_ns // 1000)] += 1
 
     def percentile(self, percent: float) -> int:
         """Microseconds that so many percent of the calls took at most: the bound of a bucket, so rather too much."""

@@ -76,7 +76,7 @@ class Stopwatch:
         """A handler has run that long."""
         took_us = took_ns // 1000
         if self.is_tracking:
-            self.histograms.setdefault(spec.name, Histogram()).add(took_us)
+            self.histograms.setdefault(spec.name, Histogram()).add(took_ns)
         late_ms = self.latency.threshold_ms
         if late_ms and took_us >= late_ms * 1000:
             event = "fast-command" if spec.flags & FAST else "command"

@@ -1,9 +1,13 @@
-"""ThroughSets: plain SETs under a write-through rule, which wait for their store without a task (ShortThrough)."""
+"""ThroughSets: SET, plain or with a lifetime, and DEL of one key under write-through: they wait without a task.
+
+What becomes of the row and of memory is in persistence/short_through.py.
+"""
 
 from __future__ import annotations
 
 import logging
 
+from persistence.change import NEVER
 from persistence.engine import Engine
 from persistence.group_commit import RowWrite
 from persistence.managed import ManagedPrefix
@@ -11,6 +15,7 @@ from persistence.mapping import RowOp
 from persistence.short_through import ShortThrough, ThroughWrite
 from protocol.replies import OK
 from server.blocking import Blocking
+from server.commands.args import LIFETIMES, NO_LIFETIME, positive_deadline
 from server.commands.spec import CommandSpec
 from server.keyspace.keyspace import Keyspace
 from server.session import Session
@@ -24,13 +29,31 @@ class ThroughSet(ThroughWrite):
 
     __slots__ = ("_spec",)
 
-    def __init__(self, spec: CommandSpec, key: bytes, prefix: ManagedPrefix, op: RowOp, value: object) -> None:
-        super().__init__(key, prefix, op, value)
+    def __init__(
+        self, spec: CommandSpec, key: bytes, prefix: ManagedPrefix, op: RowOp, value: object, deadline_ms: int
+    ) -> None:
+        super().__init__(key, prefix, op, value, deadline_ms)
         self._spec = spec
 
     def answer(self) -> object:
         if self.error is None:
             return OK
+        self._spec.failed += 1
+        return reply_of(self.error)
+
+
+class ThroughDelete(ThroughWrite):
+    """DEL or UNLINK of one key: the reply is the number of rows that the store has deleted."""
+
+    __slots__ = ("_spec",)
+
+    def __init__(self, spec: CommandSpec, key: bytes, prefix: ManagedPrefix, op: RowOp) -> None:
+        super().__init__(key, prefix, op, None, NEVER)
+        self._spec = spec
+
+    def answer(self) -> object:
+        if self.error is None:
+            return int(self.applied is not None and self.applied.found)
         self._spec.failed += 1
         return reply_of(self.error)
 
@@ -46,19 +69,45 @@ class ThroughSets:
         self._blocking = blocking
         self._spec = spec
 
-    def run(self, session: Session, key: bytes, value: bytes) -> object:
+    def run_for(self, session: Session, argv: list[bytes]) -> object:
+        """SET key value EX seconds, or another unit: as `run`. Raises CommandError."""
+        unit = LIFETIMES.get(argv[3], NO_LIFETIME)
+        if unit == NO_LIFETIME:
+            return None
+        deadline_ms = positive_deadline(session, unit, argv[4], "set")
+        # One in the past deletes the key, or keeps it from coming.
+        return self.run(session, argv[1], argv[2], deadline_ms) if deadline_ms > session.db.now_ms else None
+
+    def run(self, session: Session, key: bytes, value: bytes, deadline_ms: int = NEVER) -> object:
         """SET key value: a refusal, or None, when the session waits for the store or the long road is to be taken."""
         short = self._short
         prefix = short.prefix_of(key)
         if prefix is None:
             return None
         try:
-            accepted = short.accept(key, prefix, value)
+            accepted = short.accept(key, prefix, value, deadline_ms)
         except EXPECTED as error:
             self._spec.failed += 1
             return reply_of(error)
         if accepted is not None:
-            write = ThroughSet(self._spec, key, prefix, accepted[0], accepted[1])
+            write = ThroughSet(self._spec, key, prefix, accepted[0], accepted[1], deadline_ms)
+            session.waiting = write
+            short.send(write)
+        return None
+
+    def delete(self, session: Session, spec: CommandSpec, key: bytes) -> object:
+        """DEL key: as `run`."""
+        short = self._short
+        prefix = short.prefix_of(key)
+        if prefix is None:
+            return None
+        try:
+            op = short.accept_delete(key, prefix)
+        except EXPECTED as error:
+            spec.failed += 1
+            return reply_of(error)
+        if op is not None:
+            write = ThroughDelete(spec, key, prefix, op)
             session.waiting = write
             short.send(write)
         return None

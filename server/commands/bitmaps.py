@@ -15,6 +15,7 @@ from server.commands.context import Context
 from server.commands.spec import DENYOOM, FAST, FIRST, READ, WRITE, command
 from server.commands.splice import spliced
 from server.errors import SYNTAX, WRONG_TYPE, CommandError
+from server.keyspace.database import Database
 from server.keyspace.entry import Entry
 
 # `operation destkey key [key ...]`
@@ -57,6 +58,14 @@ def _offset(text: bytes, bits: int = 0) -> int:
 # -- single bits ------------------------------------------------------------------------------------------------------
 
 
+def _keep(db: Database, entry: Entry | None, key: bytes, bits: bytes) -> None:
+    # What became of a string from `edit`; its deadline stays.
+    if entry is None:
+        db.put(key, STRING, bits, NEVER, b"setbit")
+    else:
+        db.respell(entry, bits, b"setbit")
+
+
 @command(
     "SETBIT",
     arity=4,
@@ -80,7 +89,7 @@ def setbit(ctx: Context, argv: list[bytes]) -> object:
     becomes = was | mask if argv[3] == b"1" else was & ~mask
     if becomes != was or at >= len(old):
         new = spliced(old, at, bytes((becomes,)))
-        ctx.db.put(argv[1], STRING, new, NEVER if entry is None else entry.deadline_ms, b"setbit")
+        _keep(ctx.db, entry, argv[1], new)
     return 1 if was & mask else 0
 
 
@@ -383,7 +392,7 @@ def bitfield(ctx: Context, argv: list[bytes]) -> object:
             step.write(value, new)
             replies.append(number if step.verb == _SET else new)
     if value != old or entry is None:
-        ctx.db.put(argv[1], STRING, bytes(value), NEVER if entry is None else entry.deadline_ms, b"setbit")
+        _keep(ctx.db, entry, argv[1], bytes(value))
     return replies
 
 

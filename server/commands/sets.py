@@ -95,9 +95,9 @@ def srem(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.edit(argv[1])
     if entry is None:
         return 0
-    if entry.kind != SET:
+    value = entry.value
+    if not isinstance(value, MemberSet):
         return WRONG_TYPE
-    value = set_of(entry)
     gone = [member for member in argv[2:] if value.discard(member)]
     _removed(ctx.db, entry, gone, b"srem")
     return len(gone)
@@ -107,10 +107,7 @@ def _removed(db: Database, entry: Entry, gone: list[bytes], event: bytes) -> Non
     # These members were taken out of the value of an entry from `edit`; without the last one the key goes too.
     if not gone:
         return
-    delta = 0
-    for member in gone:
-        delta -= member_weight(member)
-    db.edited(entry, event, gone, delta)
+    db.edited(entry, event, gone, -MEMBER_OVERHEAD * len(gone) - sum(map(len, gone)))
     if not set_of(entry):
         db.remove(entry.key, b"del")
 

@@ -59,10 +59,7 @@ def removed(db: Database, entry: Entry, gone: list[bytes], event: bytes) -> None
     """These members were taken out of the value of an entry from `edit`; without the last one the key goes too."""
     if not gone:
         return
-    delta = 0
-    for member in gone:
-        delta -= scored_weight(member)
-    db.edited(entry, event, gone, delta)
+    db.edited(entry, event, gone, -SCORED_OVERHEAD * len(gone) - sum(map(len, gone)))
     if not sorted_set_of(entry):
         db.remove(entry.key, b"del")
 
@@ -263,9 +260,9 @@ def zrem(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.edit(argv[1])
     if entry is None:
         return 0
-    if entry.kind != ZSET:
+    value = entry.value
+    if not isinstance(value, SortedSet):
         return WRONG_TYPE
-    value = sorted_set_of(entry)
     gone = [member for member in argv[2:] if value.discard(member)]
     removed(ctx.db, entry, gone, b"zrem")
     return len(gone)

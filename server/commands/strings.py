@@ -443,19 +443,20 @@ def setrange(ctx: Context, argv: list[bytes]) -> object:
     part = argv[3]
     db = ctx.db
     old = b""
-    deadline_ms = NEVER
     entry = db.edit(argv[1])
     if entry is not None:
         value = entry.value
         if not isinstance(value, bytes):
             return WRONG_TYPE
         old = value
-        deadline_ms = entry.deadline_ms
     if not part:
         return len(old)
     check_length(offset + len(part))
     new = spliced(old, offset, part)
-    db.put(argv[1], STRING, new, deadline_ms, b"setrange")
+    if entry is None:
+        db.put(argv[1], STRING, new, NEVER, b"setrange")
+    else:
+        db.respell(entry, new, b"setrange")
     return len(new)
 
 
@@ -566,14 +567,12 @@ def _add(db: Database, key: bytes, amount: int) -> object:
 def incrbyfloat(ctx: Context, argv: list[bytes]) -> object:
     db = ctx.db
     old = b"0"
-    deadline_ms = NEVER
     entry = db.edit(argv[1])
     if entry is not None:
         value = entry.value
         if not isinstance(value, bytes):
             return WRONG_TYPE
         old = value
-        deadline_ms = entry.deadline_ms
     number = long_double(old)
     amount = long_double(argv[2])
     if number.is_infinite() or amount.is_infinite():
@@ -582,7 +581,10 @@ def incrbyfloat(ctx: Context, argv: list[bytes]) -> object:
     if number.is_infinite():
         return NAN_OR_INFINITY
     text = number.text()
-    db.put(argv[1], STRING, text, deadline_ms, b"incrbyfloat")
+    if entry is None:
+        db.put(argv[1], STRING, text, NEVER, b"incrbyfloat")
+    else:
+        db.respell(entry, text, b"incrbyfloat")
     return text
 
 

@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pytest
 import redis.asyncio
 from redis.exceptions import ResponseError
 
+from persistence.prefixes import RuleTable
+from persistence.reload import reload
 from server.app import Node
 from tests.support.node import client_of, running_node
 from tests.support.shop import PostgresShop, Shop, SqliteShop, prefix, rules
@@ -111,6 +114,131 @@ async def test_plain_sets_that_wait_have_no_task_and_share_transactions(shop: Sh
         assert not node.engine.locks.held
 
 
+async def test_set_with_a_lifetime_waits_without_a_task_and_its_copy_lives_as_long(shop: Shop) -> None:
+    async with started(shop, THROUGH) as (node, client):
+        await client.config_set("notify-keyspace-events", "KEA")
+        async with client.pubsub() as listener:
+            await listener.psubscribe("__keyspace@0__:article:*")
+            gate = Gate(node, "apply")
+            # One that memory has, and one that it has not.
+            assert await client.get("article:a0") == "body 0"
+            writes = [asyncio.create_task(client.set(f"article:a{number}", "new", ex=50)) for number in range(2)]
+            await eventually(lambda: len(waiting(node)) == 2)
+            assert [connection for connection in waiting(node) if connection._task is not None] == []
+            gate.open()
+            assert await asyncio.gather(*writes) == [True, True]
+            for number in range(2):
+                assert 40_000 < await client.pttl(f"article:a{number}") <= 50_000
+            assert await shop.rows("select slug from articles where body = 'new' order by slug") == [("a0",), ("a1",)]
+            told: list[tuple[str, str]] = []
+
+            async def has_heard() -> bool:
+                message = await listener.get_message(ignore_subscribe_messages=True)
+                if message is not None:
+                    told.append((message["channel"][-2:], message["data"]))
+                return len(told) >= 4
+
+            await eventually(has_heard)
+            for key in ("a0", "a1"):
+                assert [event for name, event in told if name == key and event in ("set", "expire")] == [
+                    "set",
+                    "expire",
+                ]
+        with pytest.raises(ResponseError, match="invalid expire time"):
+            await client.set("article:a0", "newer", ex=0)
+        assert await client.get("article:a0") == "new"
+        # Without a lifetime of its own it gets the rule's.
+        await client.set("article:a0", "newest")
+        assert await client.pttl("article:a0") > 60_000
+
+
+async def test_set_with_a_lifetime_in_the_generic_table_leaves_it_in_the_row(shop: Shop) -> None:
+    async with started(shop, prefix("kv:", read="read-through", write="write-through")) as (_, client):
+        await asyncio.gather(
+            *[client.set(f"kv:{number}", "v", px=100_000) for number in range(3)], client.set("kv:4", "v")
+        )
+        # What memory knows goes; what is loaded has the row's own.
+        for number in range(3):
+            await client.execute_command("CACHE.INVALIDATE", f"kv:{number}")
+            assert 90_000 < await client.pttl(f"kv:{number}") <= 100_000
+        await client.execute_command("CACHE.INVALIDATE", "kv:4")
+        assert await client.pttl("kv:4") == -1
+        await client.set("kv:0", "for good")
+        await client.execute_command("CACHE.INVALIDATE", "kv:0")
+        assert await client.pttl("kv:0") == -1
+
+
+async def test_deletes_of_one_key_wait_without_a_task_and_count_rows(shop: Shop) -> None:
+    async with started(shop, THROUGH) as (node, client):
+        store = node.engine.stores["main"]
+        assert await client.get("article:a0") == "body 0"
+        before = store.stats().transactions
+        gate = Gate(node, "apply")
+        # In memory, in the table alone, in neither.
+        names = ("a0", "a1", "none")
+        deletes = [asyncio.create_task(client.unlink(f"article:{name}")) for name in names]
+        await eventually(lambda: len(waiting(node)) == 3)
+        assert [connection for connection in waiting(node) if connection._task is not None] == []
+        assert node.keyspace.database(0).held(b"article:a0") is not None
+        gate.open()
+        assert await asyncio.gather(*deletes) == [1, 1, 0]
+        assert store.stats().transactions - before <= 3
+        assert await shop.rows("select slug from articles where slug in ('a0', 'a1', 'none')") == []
+        # It is remembered that they are gone: neither a load nor a statement.
+        loads = store.stats().load_statements
+        assert await client.mget(*[f"article:{name}" for name in names]) == [None, None, None]
+        assert await client.delete("article:a0") == 0
+        assert (store.stats().load_statements, store.stats().transactions - before <= 3) == (loads, True)
+        assert not node.engine.locks.held
+
+
+async def test_delete_of_a_row_that_another_one_needs_is_refused_and_leaves_memory(shop: Shop) -> None:
+    await shop.execute("create table parents (id integer primary key, body text)")
+    await shop.execute("create table needs (id integer primary key, parent integer references parents (id))")
+    await shop.execute("insert into parents (id, body) values (1, 'kept'), (2, 'free')")
+    await shop.execute("insert into needs (id, parent) values (1, 1)")
+    rule = prefix(
+        "parent:{id:int}", read="read-through", write="write-through", table="parents", value='{ column = "body" }'
+    )
+    async with started(shop, rule) as (node, client):
+        assert await client.get("parent:1") == "kept"
+        outcomes = await asyncio.gather(client.delete("parent:1"), client.delete("parent:2"), return_exceptions=True)
+        assert isinstance(outcomes[0], ResponseError) and "STOREREJECTED 23" in str(outcomes[0])
+        # Its neighbour in the group is deleted.
+        assert outcomes[1] == 1
+        assert await client.get("parent:1") == "kept"
+        assert await shop.rows("select id from parents") == [(1,)]
+        assert not node.engine.locks.held
+
+
+async def test_update_that_meets_no_row_leaves_those_beside_it_in_their_transaction(shop: Shop) -> None:
+    user = prefix("user:{id:int}", read="read-through", write="write-through", table="users", value="hash")
+    async with started(shop, user) as (node, client):
+        store = node.engine.stores["main"]
+        for number in range(4):
+            await shop.execute("insert into users (id, name) values ($1, $2)", number, "before")
+            assert await client.hget(f"user:{number}", "name") == "before"
+        # Behind Forebay's back, which will learn it from its own UPDATE.
+        await shop.execute("delete from users where id = 2")
+        before = store.stats().transactions
+        gate = Gate(node, "apply")
+        held = asyncio.create_task(client.hset("user:0", "name", "first"))
+        await eventually(lambda: gate.answered == 1)
+        others = [asyncio.create_task(client.hset(f"user:{number}", "name", "after")) for number in range(1, 4)]
+        await eventually(lambda: len(waiting(node)) == 4)
+        gate.open()
+        # The one whose row is gone runs again, on the truth: its field is new.
+        assert await asyncio.gather(held, *others) == [0, 0, 1, 0]
+        assert await shop.rows("select id, name from users order by id") == [
+            *((0, "first"), (1, "after")),
+            *((2, "after"), (3, "after")),
+        ]
+        # The first alone, at most two for those who came together, and the second attempt: nobody else was repeated.
+        assert store.stats().transactions - before <= 4
+        assert node.engine.prefixes["user:{id:int}"].counters.write_errors == 1
+        assert not node.engine.locks.held
+
+
 async def test_pipeline_of_misses_writes_and_plain_commands_is_answered_in_order(shop: Shop) -> None:
     async with started(shop, THROUGH) as (_, client):
         pipeline = client.pipeline(transaction=False)
@@ -120,6 +248,52 @@ async def test_pipeline_of_misses_writes_and_plain_commands_is_answered_in_order
             *("body 0", True, True, "one", None, True),
             *(["body 2", "x", "body 3"], True, "zero"),
         ]
+
+
+async def test_cold_mget_loads_each_key_by_its_own_rule(shop: Shop) -> None:
+    await shop.execute("insert into users (id, name) values (1, 'Ann'), (2, 'Ben')")
+    users = prefix("user:{id:int}", read="read-through", table="users", value='{ column = "name" }')
+    # Keys under its head begin with that of the other.
+    inner = prefix("user:article:{slug}", read="read-through", **BODY)
+    async with started(shop, users, inner) as (node, client):
+        assert await client.mget("user:1", "user:article:a1", "user:2", "user:article:a2", "user:1") == [
+            *("Ann", "body 1", "Ben", "body 2", "Ann"),
+        ]
+        counters = [node.engine.prefixes[name].counters for name in ("user:{id:int}", "user:article:{slug}")]
+        assert [(each.misses, each.hits, each.load_statements) for each in counters] == [(2, 0, 1), (2, 0, 1)]
+        # A number that no row can have, and what is no number, are nobody's.
+        assert await client.mget("user:99999999999999999999", "user:-1", "user:x") == [None, None, None]
+
+
+async def test_cold_rows_that_are_no_strings_are_told_apart(shop: Shop) -> None:
+    await shop.execute("insert into users (id, name) values (1, 'Ann'), (2, 'Ben')")
+    users = prefix("user:{id:int}", read="read-through", table="users", value="hash")
+    async with started(shop, users, THROUGH) as (_, client):
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            await client.get("user:1")
+        assert await client.mget("article:a0", "user:2", "article:a1") == ["body 0", None, "body 1"]
+        assert await client.hget("user:2", "name") == "Ben"
+
+
+async def test_cold_key_is_loaded_by_the_rule_that_is_in_force_by_then(shop: Shop) -> None:
+    async with started(shop, THROUGH) as (node, client):
+        assert await client.get("article:a0") == "body 0"
+        (rule,) = node.engine.rules.rules
+        assert await reload(node.engine, RuleTable([replace(rule, column="views")]), 1.0) == []
+        assert await client.get("article:a1") == "0"
+        assert await reload(node.engine, RuleTable([]), 1.0) == []
+        assert await client.mget("article:a1", "article:a2") == [None, None]
+
+
+async def test_row_that_is_written_while_it_is_loaded_is_answered_as_it_is_now(shop: Shop) -> None:
+    async with started(shop, THROUGH) as (node, client):
+        gate = Gate(node, "load_many")
+        reads = [asyncio.create_task(client.get("article:a0")), asyncio.create_task(client.mget("article:a0"))]
+        await eventually(lambda: len(waiting(node)) == 2 and gate.answered == 1)
+        await client.set("article:a0", "new")
+        gate.open()
+        assert await asyncio.gather(*reads) == ["new", ["new"]]
+        assert node.engine.prefixes["article:{slug}"].counters.loads_fenced == 1
 
 
 async def test_mget_does_not_see_half_of_a_transaction_that_commits_while_it_waits(shop: Shop) -> None:

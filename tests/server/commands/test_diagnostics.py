@@ -242,8 +242,9 @@ def test_event_keeps_the_longest_of_each_second() -> None:
 def test_histogram_counts_cumulatively() -> None:
     histogram = Histogram()
     for took_us in (0, 1, 2, 3, 33, 34, 5_000_000):
-        histogram.add(took_us)
+        histogram.add(took_us * 1000 + 999)
     assert histogram.cumulative() == [(1, 2), (2, 3), (4, 4), (33, 5), (66, 6), (2 * BUCKETS_US[-1], 7)]
+    assert histogram.total_ns == 5_000_073 * 1000 + 7 * 999
 
 
 async def test_latency_is_told(client: redis.asyncio.Redis) -> None:
@@ -262,6 +263,24 @@ async def test_latency_is_told(client: redis.asyncio.Redis) -> None:
     assert (await client.execute_command("LATENCY", "HISTOGRAM", "config"))[0] == b"config|get"
     await client.config_set("latency-tracking", "no")
     assert await client.execute_command("LATENCY", "HISTOGRAM") == []
+
+
+async def test_commandstats_have_times_while_calls_are_timed(client: redis.asyncio.Redis) -> None:
+    await client.get("k")
+    untimed = (await client.info("commandstats"))["cmdstat_get"]
+    assert list(untimed) == ["calls", "usec", "usec_per_call", "rejected_calls", "failed_calls"]
+    assert (untimed["usec"], untimed["usec_per_call"]) == (0, 0)
+    await client.config_set("latency-tracking", "yes")
+    for number in range(1000):
+        await client.sadd("s", number)
+    await client.sort("s")
+    timed = (await client.info("commandstats"))["cmdstat_sort"]
+    assert timed["usec"] > 0
+    assert timed["usec_per_call"] == pytest.approx(timed["usec"], abs=1)
+    await client.config_resetstat()
+    assert "cmdstat_sort" not in await client.info("commandstats")
+    await client.sort("s")
+    assert (await client.info("commandstats"))["cmdstat_sort"]["usec_per_call"] > 0
 
 
 # -- MONITOR ----------------------------------------------------------------------------------------------------------
