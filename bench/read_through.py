@@ -4,6 +4,7 @@
     python bench/read_through.py                                  every job, five pairs of runs each
     python bench/read_through.py --jobs misses --rounds 9 --rows 50000
     python bench/read_through.py --client redis-py                with the client that applications use
+    python bench/read_through.py --client both --jobs hits,misses with the one and with the other
     python bench/read_through.py --managed-hits                   hits under a rule beside plain hits
     python bench/read_through.py --save                           also into bench/results/
 
@@ -12,10 +13,12 @@
     zipf        64 workers, the n-th key as frequent as 1/n, into an empty cache
     stampede    1,000 workers, one key, at once
     mget        64 workers, MGET of 100 keys at a time, each key once
+    mget_hits   the same, and the cache has them all
     writes      64 workers, each row written once: write-through beside one upsert per write
 
 PostgreSQL (a real one, with fsync), redis-server, Forebay and the application are processes of their own. Each
-measurement is a pair, in the next pair the other way round; the ratio that counts is the median over the pairs. SQL
+measurement is a pair, in the next pair the other way round; the ratio that counts is the median over the pairs. Beside
+it stands the ceiling, what it would be if a miss took Forebay no longer than a hit (where the job of hits was run). SQL
 statements are counted where they are sent: by the application, and by Forebay (INFO stores). Processor time is told
 beside the speed: of the application, and of the server that it speaks to (INFO cpu). PostgreSQL's is not.
 """
@@ -53,7 +56,10 @@ from tests.support.forebay import ForebayProcess  # noqa: E402
 from tests.support.postgres import PostgresServer  # noqa: E402
 from tests.support.wire import RawClient  # noqa: E402
 
-JOBS: Final = ("hits", "misses", "zipf", "stampede", "mget", "writes")
+JOBS: Final = ("hits", "misses", "zipf", "stampede", "mget_hits", "mget", "writes")
+# Which of them shows how fast the application could be at most.
+CEILINGS: Final = {"misses": "hits", "zipf": "hits", "mget": "mget_hits"}
+CLIENTS: Final = ("lean", "redis-py")
 PREFIX: Final = "row:{id:int}"
 # Keys per second as a multiple of the application's own: interpreted, compiled.
 GOALS: Final = {"misses": (8.0, 10.0), "writes": (5.0, 5.0)}
@@ -70,6 +76,7 @@ class Measured:
     """One job on both sides; keys per second and SQL statements, by pair."""
 
     job: str
+    client: str
     keys: int
     ours: list[float] = field(default_factory=list)
     theirs: list[float] = field(default_factory=list)
@@ -206,11 +213,13 @@ def keys_of(job: str, options: argparse.Namespace, pair: int) -> list[int]:
     return rng.sample(range(options.rows), options.rows)
 
 
-def task_of(job: str, side: str, port: int, url: str, keys: list[int], options: argparse.Namespace) -> Task:
+def task_of(
+    job: str, client: str, side: str, port: int, url: str, keys: list[int], options: argparse.Namespace
+) -> Task:
     """What one run of a job is."""
-    how = {"mget": "mget", "writes": "set"}.get(job, "get")
+    how = {"mget": "mget", "mget_hits": "mget", "writes": "set"}.get(job, "get")
     workers = options.stampede if job == "stampede" else options.workers
-    return Task(side, how, options.client, port, url, workers, options.pool, keys, 100 if job == "mget" else 1)
+    return Task(side, how, client, port, url, workers, options.pool, keys, 100 if how == "mget" else 1)
 
 
 def check(job: str, task: Task, outcome: Outcome) -> None:
@@ -231,13 +240,13 @@ def measure(options: argparse.Namespace, server: PostgresServer, url: str) -> li
         ours = stack.enter_context(RawClient(forebay))
         theirs = stack.enter_context(RawClient(redis))
         stack.callback(progress.clear)
-        for job in options.jobs:
-            measured = Measured(job, len(keys_of(job, options, 0)))
+        for client, job in itertools.product(options.clients, options.jobs):
+            measured = Measured(job, client, len(keys_of(job, options, 0)))
             results.append(measured)
             for pair in range(options.rounds):
                 keys = keys_of(job, options, pair)
                 for side in (FOREBAY, BY_HAND) if pair % 2 == 0 else (BY_HAND, FOREBAY):
-                    progress.show(f"{job}, pair {pair + 1} of {options.rounds}, {side}")
+                    progress.show(f"{job}, {client}, pair {pair + 1} of {options.rounds}, {side}")
                     # Both caches are empty, and the table is as it was.
                     ours.call("FLUSHALL")
                     theirs.call("FLUSHALL")
@@ -245,10 +254,10 @@ def measure(options: argparse.Namespace, server: PostgresServer, url: str) -> li
                         server.execute(f"VACUUM {TABLE}", url.rpartition("/")[2])
                     port = forebay if side == FOREBAY else redis
                     server_client = ours if side == FOREBAY else theirs
-                    if job == "hits":
-                        perform(task_of("mget", side, port, url, keys, options))
+                    if job in CEILINGS.values():
+                        perform(task_of("mget", "lean", side, port, url, keys, options))
                     before, before_cpu = statements_of(ours), cpu_of(server_client)
-                    task = task_of(job, side, port, url, keys, options)
+                    task = task_of(job, client, side, port, url, keys, options)
                     outcome = perform(task)
                     check(job, task, outcome)
                     scale = 1e6 / len(keys)
@@ -263,23 +272,34 @@ def measure(options: argparse.Namespace, server: PostgresServer, url: str) -> li
     return results
 
 
+def ceiling(measured: Measured, results: Sequence[Measured]) -> float | None:
+    """What the ratio would be if a miss took no longer than a hit; None where hits were not measured."""
+    for each in results:
+        if each.job == CEILINGS.get(measured.job) and each.client == measured.client:
+            return median(each.ours) / median(measured.theirs)
+    return None
+
+
 def show(results: Sequence[Measured]) -> str:
     """The results as a table."""
-    columns = ["job", "keys", "by hand/s", "forebay/s", "ratio", "lowest", "highest", "goal", ""]
+    columns = ["job", "client", "keys", "by hand/s", "forebay/s", "ratio", "lowest", "highest", "ceiling", "goal", ""]
     columns += ["SQL by hand", "SQL forebay", "1 /", "µs by hand", "µs forebay"]
     rows = []
     for each in results:
         ratio = median(each.ratios)
         theirs, ours = median(each.their_statements), median(each.our_statements)
+        most = ceiling(each, results)
         rows.append(
             (
                 each.job,
+                each.client,
                 number(each.keys),
                 number(median(each.theirs)),
                 number(median(each.ours)),
                 f"{ratio:.2f}",
                 f"{min(each.ratios):.2f}",
                 f"{max(each.ratios):.2f}",
+                "" if most is None else f"{most:.2f}",
                 "" if each.goal is None else f"{each.goal:.0f}",
                 "" if each.goal is None else "met" if ratio >= each.goal else "missed",
                 number(theirs),
@@ -381,7 +401,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=jobs, default=list(JOBS), metavar="NAMES", help=", ".join(JOBS))
-    parser.add_argument("--client", choices=("lean", "redis-py"), default="lean", help="of both sides")
+    parser.add_argument("--client", choices=(*CLIENTS, "both"), default="lean", help="of both sides")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="pairs of runs; an odd number is best")
     parser.add_argument("--rows", type=int, default=30_000, metavar="N", help="of the table, and keys of a run")
     parser.add_argument("--workers", type=int, default=64, metavar="N", help="each with a connection of its own")
@@ -396,6 +416,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     numbers = (options.rounds, options.rows, options.workers, options.stampede, options.pool, options.requests)
     if min(*numbers, options.size) < 1:
         parser.error("numbers must be at least 1")
+    options.clients = CLIENTS if options.client == "both" else (options.client,)
     return options
 
 
