@@ -49,15 +49,14 @@ class Arrivals:
         random = self._random.random
         admit = self._memory.admit
         for flight in flights:
-            target = flight.target
-            if doubtful and self._is_uncertain(target):
+            if doubtful and self._is_uncertain(flight):
                 continue
             result = flight.result
             if result is None:
                 self._gone(flight)
                 continue
             if prefix.negatives:
-                prefix.forget_absent(target.key)
+                prefix.forget_absent(flight.key)
             ttl_ms = int(shortest_ms + span_ms * random() if span_ms else shortest_ms)
             if ends and ttl_ms < 1:
                 ttl_ms = 1
@@ -65,9 +64,9 @@ class Arrivals:
             lease = Lease(prefix, now, cost_ms, ttl_ms, until_ms)
             soft_ms = until_ms
             if not is_plain:
-                deadline_ms = self._describe(lease, target, result, offset_ms)
+                deadline_ms = self._describe(lease, flight, result, offset_ms)
                 soft_ms = self._lifetimes.first_look_ms(lease, deadline_ms, now)
-            if flight.refresh or not admit(target.key, result.kind, result.value, deadline_ms, soft_ms, lease):
+            if flight.refresh or not admit(flight.key, result.kind, result.value, deadline_ms, soft_ms, lease):
                 self._renew(flight, result, lease, deadline_ms)
 
     def _describe(self, lease: Lease, target: Target, result: Loaded, offset_ms: int) -> int:
@@ -82,8 +81,8 @@ class Arrivals:
 
     def _gone(self, flight: Flight) -> None:
         # There is no such row.
-        key = flight.target.key
-        prefix = flight.target.prefix
+        key = flight.key
+        prefix = flight.prefix
         entry = self._memory.held(key)
         if entry is not None and entry.lease is not None and entry.lease.dirty_seq:
             return
@@ -98,7 +97,7 @@ class Arrivals:
 
     def _renew(self, flight: Flight, result: Loaded, lease: Lease, deadline_ms: int) -> None:
         # There is something in memory already, or nobody waits.
-        key = flight.target.key
+        key = flight.key
         old = self._memory.held(key)
         if old is not None and old.lease is not None and old.lease.dirty_seq:
             return
@@ -114,11 +113,11 @@ class Arrivals:
 
     def overtaken(self, flight: Flight) -> None:
         """A refresh brought nothing that may be kept: the next reader may try again."""
-        entry = self._memory.held(flight.target.key)
+        entry = self._memory.held(flight.key)
         if entry is not None and entry.lease is not None and entry.lease.refreshing:
             entry.lease.refreshing = False
             entry.soft_ms = min(entry.soft_ms, self._clock.now_ms())
 
     def load_failed(self, flight: Flight) -> None:
         """A load ended in an error."""
-        self._lifetimes.put_off(flight.target.key)
+        self._lifetimes.put_off(flight.key)

@@ -655,7 +655,9 @@ class Engine:
         old_lease = old.lease if old is not None else None
         if change.verb == DELETE:
             if not memory.remove(key, b""):
+                # Memory did not have the row; who watches its key may have seen it all the same.
                 memory.drop(key)
+                memory.touch_watchers(key)
             return
         now = memory.now_ms
         deadline_ms = change.deadline_ms
@@ -824,7 +826,7 @@ class Engine:
             flights.append(self._request(target))
         found = 0
         for flight in flights:
-            found += await flight.wait(flight.target.prefix.rule.load_timeout_s) is not None
+            found += await flight.wait(flight.prefix.rule.load_timeout_s) is not None
         return found
 
     def invalidate(self, key: bytes) -> bool:

@@ -9,22 +9,29 @@ from __future__ import annotations
 import asyncio
 
 from persistence.errors import LoadTimeout, StoreError
-from persistence.managed import Target
+from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import Loaded
 from persistence.parked import Parked
+from persistence.rows import RowKey
 
 
-class Flight:
-    """One key being loaded."""
+class Flight(Target):
+    """One key being loaded. Whoever wants a key makes one; the loader says which one flies, because it may have one.
 
-    __slots__ = ("claimed", "done", "error", "fenced", "others", "parked", "refresh", "result", "target", "waiters")
+    (A target and a flight that refers to it would be two objects for each key that is missed, and the garbage collector
+    visits what is under way.)
+    """
 
-    def __init__(self, target: Target, refresh: bool, claimed: bool) -> None:
-        self.target = target
+    __slots__ = ("claimed", "done", "error", "fenced", "others", "parked", "refresh", "result", "waiters")
+
+    def __init__(self, key: bytes, prefix: ManagedPrefix, row_key: RowKey) -> None:
+        self.key = key
+        self.prefix = prefix
+        self.row_key = row_key
         # Somebody waits for it, or did: whoever comes next shares it.
-        self.claimed = claimed
+        self.claimed = True
         # A background refresh: nobody waited when it began.
-        self.refresh = refresh
+        self.refresh = False
         # The key was written or invalidated since the flight began.
         self.fenced = False
         self.done = False
@@ -58,7 +65,6 @@ class Flight:
 
     def park(self, parked: ParkedLoad) -> None:
         """Call this one back when the flight has landed."""
-        parked.flights.append(self)
         if self.parked is None:
             self.parked = parked
         elif self.others is None:
@@ -74,13 +80,15 @@ class Flight:
             for turn in waiters:
                 if not turn.done():
                     turn.set_result(None)
-        parked = self.parked
+        parked, others = self.parked, self.others
         if parked is not None:
+            # They know their flights: a circle, which nobody would find.
+            self.parked = self.others = None
             parked.left -= 1
             if not parked.left:
                 ready.append(parked)
-            if self.others is not None:
-                for other in self.others:
+            if others is not None:
+                for other in others:
                     other.left -= 1
                     if not other.left:
                         ready.append(other)

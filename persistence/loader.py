@@ -180,7 +180,9 @@ class Loader:
                 self._share(flight)
             return flight
         lane = self._lane(target.prefix)
-        flight = Flight(target, refresh, not (refresh or ahead))
+        flight = Flight(target.key, target.prefix, target.row_key)
+        flight.refresh = refresh
+        flight.claimed = not (refresh or ahead)
         self._flights[target.key] = flight
         lane.gathering.append(flight)
         counters = target.prefix.counters
@@ -194,7 +196,7 @@ class Loader:
     def _share(self, flight: Flight) -> None:
         # A flight is asked for that is under way.
         if flight.claimed:
-            counters = flight.target.prefix.counters
+            counters = flight.prefix.counters
             counters.misses += 1
             counters.loads_shared += 1
         flight.claimed = True
@@ -205,36 +207,39 @@ class Loader:
             lane = self._lanes[prefix] = _Lane(prefix)
         return lane
 
-    def park(self, parked: ParkedLoad, targets: list[Target]) -> None:
-        """Load these, and call back when all have landed, or after the longest of their `load_timeout`s."""
+    def park(self, parked: ParkedLoad, flights: list[Flight]) -> None:
+        """Load these, and call back when all have landed, or after the longest of their `load_timeout`s.
+
+        The list is the command's from now on; in it stand the flights for which it waits.
+        """
         timeout_s = 0.0
         known = self._flights
         lane: _Lane | None = None
-        for target in targets:
-            prefix = target.prefix
+        for place, flight in enumerate(flights):
+            prefix = flight.prefix
             if lane is None or lane.prefix is not prefix:
                 if lane is not None:
                     self._schedule(lane)
                 lane = self._lane(prefix)
                 counters = prefix.counters
                 timeout_s = max(timeout_s, prefix.rule.load_timeout_s)
-            flight = known.get(target.key)
-            if flight is None:
+            other = known.get(flight.key)
+            if other is None:
                 # (`request`, written out.)
-                flight = Flight(target, False, True)
                 flight.parked = parked
-                parked.flights.append(flight)
-                known[target.key] = flight
+                known[flight.key] = flight
                 lane.gathering.append(flight)
                 counters.loads += 1
                 counters.misses += 1
             else:
-                self._share(flight)
-                flight.park(parked)
+                self._share(other)
+                other.park(parked)
+                flights[place] = other
         assert lane is not None
         if not lane.is_scheduled:
             self._schedule(lane)
-        parked.left = len(targets)
+        parked.flights = flights
+        parked.left = len(flights)
         parked.fences = self.fences
         loop = asyncio.get_running_loop()
         parked.until_s = loop.time() + timeout_s
@@ -292,7 +297,7 @@ class Loader:
 
     def fence_prefix(self, prefix: ManagedPrefix) -> None:
         """`fence` for every key of a prefix. O(loads under way)."""
-        for key in [key for key, flight in self._flights.items() if flight.target.prefix is prefix]:
+        for key in [key for key, flight in self._flights.items() if flight.prefix is prefix]:
             self.fence(key)
         self.fences += 1
         self._break_watches()
@@ -393,7 +398,7 @@ class Loader:
     def _close_to_others(self, batch: list[Flight]) -> None:
         # The flights of keys that are being written are joined until they are sent, and no longer.
         for flight in batch:
-            key = flight.target.key
+            key = flight.key
             if key in self._writing and self._flights.get(key) is flight:
                 del self._flights[key]
                 flight.fenced = True
@@ -447,7 +452,7 @@ class Loader:
         began = loop.time()
         counters = prefix.counters
         counters.load_statements += 1
-        rows = await store.load_many(mapping, [flight.target.row_key for flight in batch])
+        rows = await store.load_many(mapping, [flight.row_key for flight in batch])
         took_s = loop.time() - began
         lane.took(took_s)
         counters.load_ms_total += took_s * 1000
@@ -460,7 +465,7 @@ class Loader:
         assert mapping is not None
         wall_ms = self._clock.now_ms() + self._clock.wall_offset_ms()
         for flight in batch:
-            row_key = flight.target.row_key
+            row_key = flight.row_key
             row = rows.get(row_key)
             if row is not None:
                 try:
@@ -479,7 +484,7 @@ class Loader:
         for flight in batch:
             # (`_release`, written out.)
             if not flight.fenced:
-                known.pop(flight.target.key, None)
+                known.pop(flight.key, None)
             flight.land(ready)
 
     def _to_be_kept(self, prefix: ManagedPrefix, batch: list[Flight]) -> list[Flight]:
@@ -489,7 +494,7 @@ class Loader:
         for flight in batch:
             if flight.error is not None:
                 continue
-            if flight.fenced or (writing and flight.target.key in writing):
+            if flight.fenced or (writing and flight.key in writing):
                 prefix.counters.loads_fenced += 1
                 if flight.refresh:
                     self._installer.overtaken(flight)
@@ -507,5 +512,5 @@ class Loader:
     def _release(self, flight: Flight) -> None:
         if not flight.fenced:
             # (A fenced one may be joined by nobody.)
-            self._flights.pop(flight.target.key, None)
+            self._flights.pop(flight.key, None)
         flight.land(self._ready)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from persistence.engine import Engine, is_current
 from persistence.errors import LoadTimeout
-from persistence.flights import ParkedLoad
+from persistence.flights import Flight, ParkedLoad
 from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import Mapping
 from persistence.prefixes import WRITE_BEHIND
@@ -35,7 +35,7 @@ class ShortLoad:
         self._rules = engine.rules
         self._prefix: ManagedPrefix | None = None
 
-    def absent(self, keys: list[bytes]) -> list[Target] | None:
+    def absent(self, keys: list[bytes]) -> list[Flight] | None:
         """What a read of these keys has to load, each key once; None for the long road. Raises Unmapped."""
         engine = self._engine
         if engine.has_quarantine():
@@ -49,7 +49,7 @@ class ShortLoad:
         joint = engine.loader.joint
         held = engine.memory.held
         now = engine.memory.now_ms
-        targets: list[Target] = []
+        flights: list[Flight] = []
         for key in keys if len(keys) == 1 else dict.fromkeys(keys):
             entry = held(key)
             if entry is not None:
@@ -57,27 +57,28 @@ class ShortLoad:
                 if entry.soft_ms <= now or (lease is not None and lease.generation != lease.prefix.generation):
                     return None
                 continue
-            target: Target | None = None
+            flight: Flight | None = None
             if prefix is not None and mapping is not None and key.startswith(head):
                 row_key = mapping.row_named_by(key)
                 if row_key is not None:
-                    target = Target(key, prefix, row_key)
-            if target is None:
+                    flight = Flight(key, prefix, row_key)
+            if flight is None:
                 target = self._target(key)
                 if target is None:
                     continue
+                flight = Flight(key, target.prefix, target.row_key)
                 prefix = self._prefix
                 mapping = prefix.mapping if prefix is not None else None
                 head = target.prefix.rule.template.head
-            rule = target.prefix.rule
-            if rule.write == WRITE_BEHIND and engine.queue_of(target.prefix).unsaved(target) is not None:
+            rule = flight.prefix.rule
+            if rule.write == WRITE_BEHIND and engine.queue_of(flight.prefix).unsaved(flight) is not None:
                 return None
             if not rule.loads:
                 continue
-            if target.row_key == () or key in target.prefix.negatives or key in joint:
+            if flight.row_key == () or key in flight.prefix.negatives or key in joint:
                 return None
-            targets.append(target)
-        return targets
+            flights.append(flight)
+        return flights
 
     def _target(self, key: bytes) -> Target | None:
         engine = self._engine
@@ -101,31 +102,30 @@ class ShortLoad:
         if len(keys) > len(flights) and not self._are_held(keys, parked, now):
             return False
         for flight in flights:
-            target = flight.target
-            entry = engine.memory.held(target.key)
+            entry = engine.memory.held(flight.key)
             if entry is not None:
                 # (What has just been installed is seen without a call.)
                 lease = entry.lease
-                fresh = lease is not None and entry.soft_ms > now and lease.generation == target.prefix.generation
+                fresh = lease is not None and entry.soft_ms > now and lease.generation == flight.prefix.generation
                 if not fresh and not is_current(entry, now):
                     return False
                 continue
             if flight.error is not None or not flight.done:
-                if engine.missing(target):
+                if engine.missing(flight):
                     if flight.error is not None:
                         raise flight.error
-                    target.prefix.counters.load_timeouts += 1
+                    flight.prefix.counters.load_timeouts += 1
                     raise LoadTimeout("the load did not finish in time")
-                view.stage_absent(target.key)
+                view.stage_absent(flight.key)
                 continue
-            if target.key in loader.joint or (several and (flight.fenced or loader.fences != parked.fences)):
+            if flight.key in loader.joint or (several and (flight.fenced or loader.fences != parked.fences)):
                 return False
-            engine.stage_row(target, flight.result, view)
+            engine.stage_row(flight, flight.result, view)
         return True
 
     def _are_held(self, keys: list[bytes], parked: ParkedLoad, now: int) -> bool:
         # What memory held when the command was parked may have gone meanwhile.
-        loaded = {flight.target.key for flight in parked.flights}
+        loaded = {flight.key for flight in parked.flights}
         for key in keys:
             if key not in loaded:
                 entry = self._engine.memory.held(key)

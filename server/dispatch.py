@@ -171,7 +171,6 @@ class Dispatch:
                 spec.calls += 1
                 reply = spec.handler(session, argv)
         except CommandError as error:
-            spec.failed += 1
             reply = error.reply
         except Exception as bug:
             reply = self.fail(spec, argv, bug)
@@ -183,6 +182,7 @@ class Dispatch:
         if kind is int:
             return INTEGERS[reply] if 0 <= reply < _SMALL_INTEGERS else b":%d\r\n" % reply  # type: ignore
         if kind is Error:
+            spec.failed += 1
             self.count_error(reply)  # type: ignore[arg-type]
         if not put_off(session, reply):
             self.long_reply = []
@@ -225,6 +225,7 @@ class Dispatch:
                 if len(argv) != arity and (arity >= 0 or len(argv) < -arity):
                     spec.rejected += 1
                     reply = errors.wrong_arity(spec.name)
+                    spec = None
                 else:
                     spec.calls += 1
                     try:
@@ -232,6 +233,7 @@ class Dispatch:
                             if limited and spec.grows and not self.keyspace.make_room():
                                 spec.rejected += 1
                                 reply = errors.OOM
+                                spec = None
                             elif managed:
                                 reply = self._write(session, spec, argv, True)
                             else:
@@ -245,9 +247,9 @@ class Dispatch:
                         else:
                             reply = spec.handler(session, argv)
                     except CommandError as error:
-                        spec.failed += 1
                         reply = error.reply
                     except Exception as bug:
+                        assert spec is not None
                         reply = self.fail(spec, argv, bug)
                     if managed and session.waiting is not None:
                         # A plan of the engine's: look ahead, then stop here.
@@ -267,6 +269,9 @@ class Dispatch:
                 out.append(INTEGERS[reply] if 0 <= reply < _SMALL_INTEGERS else b":%d\r\n" % reply)  # type: ignore
             else:
                 if kind is Error:
+                    if spec is not None:
+                        # Neither rejected nor counted already.
+                        spec.failed += 1
                     self.count_error(reply)  # type: ignore[arg-type]
                 elif put_off(session, reply):
                     break
@@ -470,6 +475,8 @@ class Dispatch:
                 reading = self.tracking.begin_reading(session, read)
             self.tracking.running = session
         reply = self._try(session, spec, argv)
+        if type(reply) is Error and reply is not errors.OOM:
+            spec.failed += 1
         self.tracking.running = None
         if session.tracking is not None and session.queue is None and not spec.name.startswith("client|"):
             session.tracking.caching = None
@@ -502,10 +509,8 @@ class Dispatch:
                 return self._run_untouched(session, spec, argv)
             return self._run(session, spec, argv)
         except CommandError as error:
-            spec.failed += 1
             return error.reply
         except EXPECTED as failure:
-            spec.failed += 1
             return reply_of(failure)
         except Exception as bug:
             return self.fail(spec, argv, bug)
@@ -597,13 +602,13 @@ class Dispatch:
         try:
             reply = await wait.start()
         except CommandError as error:
-            spec.failed += 1
             reply = error.reply
         except EXPECTED as failure:
-            spec.failed += 1
             reply = reply_of(failure)
         except Exception as bug:
             reply = self.fail(spec, argv, bug)
+        if type(reply) is Error:
+            spec.failed += 1
         self._hold_told(session, spec)
         return self._mute(session, reply)
 
@@ -695,7 +700,6 @@ class Dispatch:
         """The reply to a bug of ours, which is logged."""
         # Values may be secrets: the log gets the command and its first key, nothing else.
         self.internal_errors += 1
-        spec.failed += 1
         keys = spec.keys_of(argv) if spec.has_keys else []
         log.error("internal error in %s, key %r", spec.name, keys[:1], exc_info=error)
         return errors.INTERNAL
@@ -714,7 +718,7 @@ class Dispatch:
         engine = self.engine
         if not engine.active:
             session.unwatch()
-            return without_waiting(self._call_all(session, calls))
+            return _outcome(calls, self._call_all(session, calls))
         plan = Plan()
         keys: list[bytes] = [key for database, key in watching if database is self.managed_db]
         index = session.db.index
@@ -742,7 +746,7 @@ class Dispatch:
                 session.unwatch()
                 if self.journal is not None:
                     self.hold(session, keys)
-                return without_waiting(self._call_all(session, calls))
+                return _outcome(calls, self._call_all(session, calls))
             if writes_elsewhere and (plan.store_writes or not plan.ready):
                 # What is written there could not be taken back when the store refuses.
                 session.unwatch()
@@ -764,11 +768,9 @@ class Dispatch:
         # The handlers of a transaction, one after the other; one that fails does not stop the others, as in Redis.
         replies: list[object] = []
         for spec, argv in calls:
-            spec.calls += 1
             try:
                 reply = spec.handler(session, argv)
             except CommandError as error:
-                spec.failed += 1
                 reply = error.reply
             except Exception as bug:
                 reply = self.fail(spec, argv, bug)
@@ -797,7 +799,7 @@ class Dispatch:
                 self._hold_own(session, commit)
         if self.journal is not None:
             self.hold(session, plan.keys)
-        return replies[0] if transaction is None else without_waiting(replies)
+        return replies[0] if transaction is None else _outcome(calls, replies)
 
     def _publish(self, session: Session, plan: Plan, view: Overlay, commit: Commit) -> None:
         before, self.tracking.running = self.tracking.running, session
@@ -837,16 +839,18 @@ class Dispatch:
                 # Keys that are read together changed underneath: this time nobody may write them meanwhile.
                 plan.locks.update(plan.keys)
         except EXPECTED as error:
-            for spec, _ in calls:
-                spec.failed += 1
+            _count_failed(calls, transaction is not None)
             return self._mute(session, reply_of(error))
         except Exception as bug:
+            _count_failed(calls, transaction is not None)
             return self._mute(session, self.fail(*calls[0], bug))
         finally:
             if transaction is not None:
                 session.unwatch()
         self.keyspace.make_room()
         reply = replies[0] if transaction is None and replies else None
+        if type(reply) is Error:
+            calls[0][0].failed += 1
         waiter: Waiter | None = None
         if isinstance(reply, Blocked) and session.blocked is None:
             waiter = self.blocking.enlist(session, *calls[0], reply)
@@ -855,7 +859,7 @@ class Dispatch:
         if self.blocking.ready:
             self.blocking.serve()
         if transaction is not None:
-            return self._mute(session, without_waiting(replies) or NIL_ARRAY)
+            return self._mute(session, _outcome(calls, replies) or NIL_ARRAY)
         if waiter is not None:
             return await self._await_turn(session, waiter)
         # Blocked: it has tried in its turn (`_await_turn`), and goes back to its place.
@@ -916,3 +920,19 @@ class Dispatch:
         except Exception as bug:
             reply = self.fail(spec, argv, bug)
         return self._mute(session, reply)
+
+
+def _outcome(calls: list[Call], replies: list[object]) -> object:
+    # The reply to EXEC, and its commands are counted: not before it is sure that they are not run again.
+    for (spec, _), reply in zip(calls, replies, strict=False):
+        spec.calls += 1
+        if type(reply) is Error:
+            spec.failed += 1
+    return without_waiting(replies)
+
+
+def _count_failed(calls: list[Call], is_transaction: bool) -> None:
+    # None of them was carried out. A single command has been counted as called.
+    for spec, _ in calls:
+        spec.calls += is_transaction
+        spec.failed += 1

@@ -51,10 +51,10 @@ class Miss(ParkedLoad):
     __slots__ = ("_misses", "argv", "session", "spec")
 
     def __init__(self, misses: Misses, session: Session, spec: CommandSpec, argv: list[bytes]) -> None:
-        # (What those above would set, in one frame: there is a Miss for every read that misses.)
+        # (What those above would set, in one frame: there is a Miss for every read that misses. It is parked at once,
+        # and that sets the rest.)
         self._told = None
         self._is_due = False
-        self.flights = []
         self.left = 0
         self.until_s = 0.0
         self.fences = 0
@@ -109,13 +109,13 @@ class Misses:
 
     def settle(self, session: Session, spec: CommandSpec, argv: list[bytes], keys: list[bytes]) -> bool:
         """Was the first look right, or will the session wait for rows alone? False: not so simple. Raises Unmapped."""
-        targets = self._short.absent(keys)
-        if targets is None:
+        flights = self._short.absent(keys)
+        if flights is None:
             return False
-        if targets:
+        if flights:
             miss = Miss(self, session, spec, argv)
             session.waiting = miss
-            self._park(miss, targets)
+            self._park(miss, flights)
         return True
 
     def answer(self, miss: Miss) -> object:
@@ -133,19 +133,22 @@ class Misses:
             view.begin_read()
             try:
                 if not self._short.stage(miss, spec.keys_of(argv), view):
-                    return runner.take_long_road(session, spec, argv)
+                    reply = runner.take_long_road(session, spec, argv)
+                    if type(reply) is Error:
+                        spec.failed += 1
+                    return reply
                 session.db = view
                 reply = spec.handler(session, argv)
             except CommandError as error:
-                spec.failed += 1
                 reply = error.reply
             except EXPECTED as failure:
-                spec.failed += 1
                 reply = reply_of(failure)
             except Exception as bug:  # noqa: BLE001 - dispatch logs it
                 reply = runner.fail(spec, argv, bug)
             finally:
                 session.db = self._memory
+            if type(reply) is Error:
+                spec.failed += 1
         if self._engine.undurable is not None:
             runner.hold(session, spec.keys_of(argv))
         if self._keyspace.limited:

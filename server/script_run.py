@@ -133,13 +133,15 @@ class ScriptRun(Context):
         try:
             reply = spec.handler(self, argv)
         except CommandError as error:
-            spec.failed += 1
-            return error.reply
+            reply = error.reply
         except Exception as bug:
             spec.failed += 1
             keys = spec.keys_of(argv) if spec.has_keys else []
             log.error("internal error in %s, key %r, called by a script", spec.name, keys[:1], exc_info=bug)
             return errors.INTERNAL
+        if type(reply) is Error:
+            spec.failed += 1
+            return reply
         if isinstance(reply, Blocked):
             return reply.nothing
         if isinstance(reply, Wait):

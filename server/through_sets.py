@@ -87,7 +87,6 @@ class ThroughSets:
         try:
             accepted = short.accept(key, prefix, value, deadline_ms)
         except EXPECTED as error:
-            self._spec.failed += 1
             return reply_of(error)
         if accepted is not None:
             write = ThroughSet(self._spec, key, prefix, accepted[0], accepted[1], deadline_ms)
@@ -104,7 +103,6 @@ class ThroughSets:
         try:
             op = short.accept_delete(key, prefix)
         except EXPECTED as error:
-            spec.failed += 1
             return reply_of(error)
         if op is not None:
             write = ThroughDelete(spec, key, prefix, op)

@@ -6,10 +6,9 @@ is set with a TTL ten thousand times a second is in the wheel once. An entry tha
 until its second passes; while such leftovers outnumber the living, the wheel is swept, a slice at a time and round and
 round (amortised O(1) per removal).
 
-The buckets are a dictionary by second, and a heap tells the earliest. (A sorted dictionary costs several times as much
-for a key that is the first of its second, and keys with lifetimes of an hour nearly all are, in one of many shards.) A
-bucket that is swept empty leaves its second in the heap, where it is passed over; when most of the heap is such, it is
-built anew.
+The buckets are a dictionary by second, and a heap tells the earliest. (A sorted dictionary costs five times as much for
+a key that is the first of its second, as many are whose lifetimes are spread over minutes.) A bucket that is swept
+empty leaves its second in the heap, where it is passed over; when most of the heap is such, it is built anew.
 """
 
 from __future__ import annotations

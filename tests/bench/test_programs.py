@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import growth, overview, report
+from bench import growth, machine, miss_stages, overview, report
 from bench.growth import KEYS, PREFIXES
 from bench.load import Run
 from bench.overview import How, Subject
@@ -103,6 +103,21 @@ def test_stages_prints_its_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     # The last row of a command: with the longest pipeline.
     assert shown["ZADD"][:2] == ["3", "interpreted"]
     assert all(float(cell) > 0 for cell in shown["GET"][2:])
+
+
+@pytest.mark.postgres
+@pytest.mark.skipif(machine.is_compiled(), reason="methods of compiled classes cannot be replaced")
+def test_miss_stages_prints_its_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    before = [getattr(owner, name) for _, owner, name in miss_stages.METHODS]
+    # (The collector of the process that runs the tests stays as it is.)
+    monkeypatch.setattr(miss_stages.Collector, "tame", lambda collector: None)
+    assert run("miss_stages", "--rows", "200", "--rounds", "2", monkeypatch=monkeypatch) == 0
+    shown = rows(capsys.readouterr().out)
+    for width in miss_stages.WIDTHS:
+        stages = [float(cell) for cell in shown[width]]
+        assert min(stages) > 0 and sum(stages[:-1]) == pytest.approx(stages[-1], abs=0.1)
+    # The methods that were timed are what they were.
+    assert [getattr(owner, name) for _, owner, name in miss_stages.METHODS] == before
 
 
 def test_growth_prints_its_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -714,3 +714,34 @@ async def test_writes_of_a_moment_share_a_commit_and_a_refused_one_fails_alone(s
     # Bisecting costs a few; one for each would be fifty.
     assert store.stats().transactions - before < 30
     assert await client.hget("user:17", "credits") == "0"
+
+
+@pytest.mark.parametrize("rule", [GENERIC_THROUGH, GENERIC_BEHIND])
+async def test_watched_row_that_memory_does_not_hold_is_deleted_by_another_client(start: Start, rule: str) -> None:
+    node, client = await start(rule)
+    other = client_of(node)
+    await client.set("kv:a", "1")
+    await client.execute_command("CACHE.FLUSH")
+    await client.execute_command("CACHE.INVALIDATE", "kv:a")
+    async with client.pipeline() as transaction:
+        await transaction.watch("kv:a")
+        assert await other.delete("kv:a") == 1
+        transaction.multi()
+        transaction.set("kv:seen", "1")
+        with pytest.raises(redis.WatchError):
+            await transaction.execute()
+    await other.aclose()
+
+
+async def test_calls_of_commands_that_wait_for_a_store_are_counted_once(start: Start) -> None:
+    _, client = await start(GENERIC_THROUGH)
+    await client.config_resetstat()
+    await client.incrby("kv:n", 1)
+    with pytest.raises(ResponseError):
+        await client.hset("kv:n", "field", "value")
+    transaction = client.pipeline()
+    transaction.incrby("kv:n", 1).hset("kv:n", "field", "value")
+    await transaction.execute(raise_on_error=False)
+    stats = await client.info("commandstats")
+    assert (stats["cmdstat_incrby"]["calls"], stats["cmdstat_incrby"]["failed_calls"]) == (2, 0)
+    assert (stats["cmdstat_hset"]["calls"], stats["cmdstat_hset"]["failed_calls"]) == (2, 2)

@@ -7,6 +7,7 @@ these roads can get wrong, on both stores.
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -19,9 +20,11 @@ import pytest
 import redis.asyncio
 from redis.exceptions import ResponseError
 
+from persistence.flights import Flight
 from persistence.prefixes import RuleTable
 from persistence.reload import reload
 from server.app import Node
+from server.misses import Miss
 from tests.support.node import client_of, running_node
 from tests.support.shop import PostgresShop, Shop, SqliteShop, prefix, rules
 from tests.support.waiting import eventually
@@ -294,6 +297,26 @@ async def test_row_that_is_written_while_it_is_loaded_is_answered_as_it_is_now(s
         gate.open()
         assert await asyncio.gather(*reads) == ["new", ["new"]]
         assert node.engine.prefixes["article:{slug}"].counters.loads_fenced == 1
+
+
+async def test_reads_that_have_waited_leave_no_circles(shop: Shop) -> None:
+    # The collector finds none among objects that have lived for a while.
+    async with started(shop, THROUGH) as (node, client):
+        gate = Gate(node, "load_many")
+        gc.collect()
+        gc.disable()
+        try:
+            keys = [f"article:a{number}" for number in range(CLIENTS)]
+            reads = [asyncio.create_task(client.get(key)) for key in keys]
+            reads += [asyncio.create_task(client.mget(keys)), asyncio.create_task(client.mget(keys))]
+            await eventually(lambda: len(waiting(node)) == CLIENTS + 2)
+            assert {type(each) for each in gc.get_objects()} >= {Flight, Miss}
+            gate.open()
+            await asyncio.gather(*reads)
+            assert node.engine.prefixes["article:{slug}"].counters.loads_shared == 2 * CLIENTS
+            assert [each for each in gc.get_objects() if isinstance(each, (Flight, Miss))] == []
+        finally:
+            gc.enable()
 
 
 async def test_mget_does_not_see_half_of_a_transaction_that_commits_while_it_waits(shop: Shop) -> None:

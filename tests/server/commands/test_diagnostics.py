@@ -283,6 +283,31 @@ async def test_commandstats_have_times_while_calls_are_timed(client: redis.async
     assert (await client.info("commandstats"))["cmdstat_sort"]["usec_per_call"] > 0
 
 
+async def test_errors_are_counted_as_failed_calls_and_refusals_as_rejected(client: redis.asyncio.Redis) -> None:
+    async def counted(name: str) -> tuple[int, int, int]:
+        stats = (await client.info("commandstats"))[f"cmdstat_{name}"]
+        return stats["calls"], stats["rejected_calls"], stats["failed_calls"]
+
+    await client.config_resetstat()
+    await client.rpush("list", "x")
+    # Returned, raised, and in a pipeline.
+    for command in (("GET", "list"), ("EXPIRE", "list", "soon")):
+        with pytest.raises(redis.ResponseError):
+            await client.execute_command(*command)
+    pipeline = client.pipeline(transaction=False)
+    pipeline.get("list").get("list").get("nothing").execute_command("GET")
+    await pipeline.execute(raise_on_error=False)
+    assert await counted("get") == (4, 1, 3)
+    assert await counted("expire") == (1, 0, 1)
+    # In a transaction, and called by a script.
+    transaction = client.pipeline()
+    transaction.incr("list").incr("n")
+    await transaction.execute(raise_on_error=False)
+    assert await counted("incrby") == (2, 0, 1)
+    await client.eval("return redis.pcall('INCRBY', 'list', 1)['err'] and redis.call('INCRBY', 'n', 1)", 1, "list")
+    assert await counted("incrby") == (4, 0, 2)
+
+
 # -- MONITOR ----------------------------------------------------------------------------------------------------------
 
 
