@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from persistence.plan import Commit
+from protocol.replies import Error
 from server.commands.context import Blocked
 from server.commands.spec import DELETES, READ, CommandSpec
 from server.keyspace.overlay import Overlay
@@ -24,9 +25,20 @@ def tell_misses(session: Session, spec: CommandSpec, argv: list[bytes]) -> None:
             session.db.note(key, b"keymiss")
 
 
-def without_waiting(replies: list[object]) -> list[object]:
-    """The replies of a transaction, which waits for nobody."""
+def outcome(calls: list[Call], replies: list[object]) -> list[object]:
+    """The reply to EXEC, which waits for nobody. Its commands are counted now, as it is sure that none is run again."""
+    for (spec, _), reply in zip(calls, replies, strict=False):
+        spec.calls += 1
+        if type(reply) is Error:
+            spec.failed += 1
     return [reply.nothing if isinstance(reply, Blocked) else reply for reply in replies]
+
+
+def count_failed(calls: list[Call], is_transaction: bool) -> None:
+    """None of these was carried out. A single command has been counted as called."""
+    for spec, _ in calls:
+        spec.calls += is_transaction
+        spec.failed += 1
 
 
 def correct_deletes(calls: list[Call], replies: list[object], view: Overlay, commit: Commit) -> None:

@@ -32,6 +32,7 @@ from server.audience import Audience
 from server.background import Background
 from server.clock import SystemClock
 from server.collector import Collector
+from server.commands.spec import called
 from server.config import Config, load_config, warnings
 from server.config_file import RewritableSettings
 from server.control import CachePort, ConnectedClients, Control, walk
@@ -436,7 +437,7 @@ class Node:
     def _reset_stats(self) -> None:
         for database in self.keyspace.opened:
             database.hits = database.misses = database.expired = database.evicted = 0
-        for spec in self.dispatch.called():
+        for spec in called():
             spec.calls = spec.failed = spec.rejected = 0
         self.dispatch.error_counts.clear()
         self.diagnostics.forget_times()
@@ -507,7 +508,7 @@ class Node:
         databases = self.keyspace.opened
         peers = self.peers.by_id.values()
         yield "total_connections_received", self.peers.total
-        yield "total_commands_processed", sum(spec.calls for spec in self.dispatch.called())
+        yield "total_commands_processed", sum(spec.calls for spec in called())
         yield "rejected_connections", self.peers.rejected
         yield "total_net_input_bytes", self.peers.bytes_in + sum(peer.bytes_in for peer in peers)
         yield "total_net_output_bytes", self.peers.bytes_out + sum(peer.bytes_out for peer in peers)
@@ -515,13 +516,13 @@ class Node:
         yield "evicted_keys", sum(database.evicted for database in databases)
         yield "keyspace_hits", sum(database.hits for database in databases)
         yield "keyspace_misses", sum(database.misses for database in databases)
-        yield "total_error_replies", sum(spec.failed + spec.rejected for spec in self.dispatch.called())
+        yield "total_error_replies", sum(spec.failed + spec.rejected for spec in called())
         yield from self.audience.info_stats()
         yield from self.collector.info()
         yield "internal_errors", self.dispatch.internal_errors
 
     def _info_commands(self) -> Iterable[tuple[str, object]]:
-        for spec in self.dispatch.called():
+        for spec in called():
             total_us, mean_us = self.diagnostics.time_spent(spec.name)
             yield (
                 f"cmdstat_{spec.name}",

@@ -31,7 +31,7 @@ from protocol.encoder import BULK_HEADERS, INTEGERS, encode, encode_into
 from protocol.limits import OUTPUT_HIGH_WATER
 from protocol.replies import NIL_ARRAY, NO_REPLY, OK, QUEUED, Error, Status
 from server import errors
-from server.afterwards import at_once, correct_deletes, read_by, tell_misses, without_waiting
+from server.afterwards import at_once, correct_deletes, count_failed, outcome, read_by, tell_misses
 from server.blocking import Blocking, Retry, Waiter
 from server.commands.context import Blocked, Wait
 from server.commands.spec import DELETES, DENYOOM, FRESH, IMMEDIATE, KEYSPACE, WRITE, CommandSpec, spellings
@@ -428,13 +428,6 @@ class Dispatch:
         """Count an error reply under its code (INFO errorstats)."""
         self.error_counts[error.code] = self.error_counts.get(error.code, 0) + 1
 
-    def called(self) -> list[CommandSpec]:
-        """The rows of the command table that have counted something, subcommands included."""
-        specs: list[CommandSpec] = []
-        for spec in COMMANDS.values():
-            specs += [spec, *spec.subcommands.values()]
-        return [spec for spec in specs if spec.calls or spec.failed or spec.rejected]
-
     def _unusual(self, session: Session, argv: list[bytes]) -> object:
         session.is_running = True
         reply = self._answer(session, argv)
@@ -718,7 +711,7 @@ class Dispatch:
         engine = self.engine
         if not engine.active:
             session.unwatch()
-            return _outcome(calls, self._call_all(session, calls))
+            return outcome(calls, self._call_all(session, calls))
         plan = Plan()
         keys: list[bytes] = [key for database, key in watching if database is self.managed_db]
         index = session.db.index
@@ -746,7 +739,7 @@ class Dispatch:
                 session.unwatch()
                 if self.journal is not None:
                     self.hold(session, keys)
-                return _outcome(calls, self._call_all(session, calls))
+                return outcome(calls, self._call_all(session, calls))
             if writes_elsewhere and (plan.store_writes or not plan.ready):
                 # What is written there could not be taken back when the store refuses.
                 session.unwatch()
@@ -799,7 +792,7 @@ class Dispatch:
                 self._hold_own(session, commit)
         if self.journal is not None:
             self.hold(session, plan.keys)
-        return replies[0] if transaction is None else _outcome(calls, replies)
+        return replies[0] if transaction is None else outcome(calls, replies)
 
     def _publish(self, session: Session, plan: Plan, view: Overlay, commit: Commit) -> None:
         before, self.tracking.running = self.tracking.running, session
@@ -839,10 +832,10 @@ class Dispatch:
                 # Keys that are read together changed underneath: this time nobody may write them meanwhile.
                 plan.locks.update(plan.keys)
         except EXPECTED as error:
-            _count_failed(calls, transaction is not None)
+            count_failed(calls, transaction is not None)
             return self._mute(session, reply_of(error))
         except Exception as bug:
-            _count_failed(calls, transaction is not None)
+            count_failed(calls, transaction is not None)
             return self._mute(session, self.fail(*calls[0], bug))
         finally:
             if transaction is not None:
@@ -859,7 +852,7 @@ class Dispatch:
         if self.blocking.ready:
             self.blocking.serve()
         if transaction is not None:
-            return self._mute(session, _outcome(calls, replies) or NIL_ARRAY)
+            return self._mute(session, outcome(calls, replies) or NIL_ARRAY)
         if waiter is not None:
             return await self._await_turn(session, waiter)
         # Blocked: it has tried in its turn (`_await_turn`), and goes back to its place.
@@ -920,19 +913,3 @@ class Dispatch:
         except Exception as bug:
             reply = self.fail(spec, argv, bug)
         return self._mute(session, reply)
-
-
-def _outcome(calls: list[Call], replies: list[object]) -> object:
-    # The reply to EXEC, and its commands are counted: not before it is sure that they are not run again.
-    for (spec, _), reply in zip(calls, replies, strict=False):
-        spec.calls += 1
-        if type(reply) is Error:
-            spec.failed += 1
-    return without_waiting(replies)
-
-
-def _count_failed(calls: list[Call], is_transaction: bool) -> None:
-    # None of them was carried out. A single command has been counted as called.
-    for spec, _ in calls:
-        spec.calls += is_transaction
-        spec.failed += 1

@@ -12,6 +12,7 @@ from persistence.invalidation import FOLLOWER_FIELDS
 from persistence.stores.base import STORE_FIELDS
 from server.audience import Audience
 from server.commands.context import CHANNEL, PATTERN, SHARD
+from server.commands.spec import called
 from server.control import GAUGES, CachePort
 from server.dispatch import Dispatch
 from server.journaling import Journaling
@@ -66,7 +67,7 @@ class Metrics:
         evicted = sum(database.evicted for database in databases)
         yield CounterMetricFamily("forebay_evicted_keys", "Keys evicted for room.", value=evicted)
         calls = CounterMetricFamily("forebay_commands", "Commands run.", labels=["command"])
-        for spec in self._dispatch.called():
+        for spec in called():
             calls.add_metric([spec.name], spec.calls)
         yield calls
         errors = self._dispatch.internal_errors

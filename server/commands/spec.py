@@ -190,3 +190,11 @@ def spellings(commands: dict[str, CommandSpec]) -> dict[bytes, CommandSpec]:
         table[name.encode()] = spec
         table[name.upper().encode()] = spec
     return table
+
+
+def called() -> list[CommandSpec]:
+    """The rows of the command table that have counted something, subcommands included."""
+    specs: list[CommandSpec] = []
+    for spec in COMMANDS.values():
+        specs += [spec, *spec.subcommands.values()]
+    return [spec for spec in specs if spec.calls or spec.failed or spec.rejected]
