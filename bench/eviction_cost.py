@@ -31,7 +31,7 @@ from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.report import RESULTS, Line, publish, summary  # noqa: E402
 from bench.table import Progress, table  # noqa: E402
 from eviction.auto import CANDIDATES, Auto  # noqa: E402
-from eviction.policy import Node, Policy, never_pinned  # noqa: E402
+from eviction.policy import Node, PlainNode, Policy, never_pinned  # noqa: E402
 from eviction.registry import POLICIES, create  # noqa: E402
 from eviction.shadow import Shadow  # noqa: E402
 
@@ -92,7 +92,7 @@ class Cache:
 
     def insert(self) -> None:
         """A new key."""
-        node = Node(b"key:%d" % self.added, 1)
+        node = PlainNode(b"key:%d" % self.added, 1)
         self.added += 1
         self.table(node.key)[node.key] = node
         self.policy.added(node)

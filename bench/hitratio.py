@@ -39,7 +39,7 @@ from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.published_misses import CLAIRVOYANT, PlainS3Fifo, nearest, published  # noqa: E402
 from bench.report import RESULTS, Line, save  # noqa: E402
 from bench.table import Progress, table  # noqa: E402
-from eviction.policy import Node, Policy, never_pinned  # noqa: E402
+from eviction.policy import Node, PlainNode, Policy, never_pinned  # noqa: E402
 from eviction.registry import DEFAULT_POLICY, POLICIES, create  # noqa: E402
 
 T = TypeVar("T")
@@ -169,7 +169,7 @@ def misses(policy: Policy, trace: Trace, capacity: int, in_bytes: bool) -> float
             if victim is None:
                 raise RuntimeError(f"{policy.name} proposes nobody at {policy.weight} of {capacity}")
             del entries[victim.key]
-        node = Node(key, weight)
+        node = PlainNode(key, weight)
         entries[key] = node
         policy.added(node)
     return 100 * missed / len(trace.keys) if trace.keys else 0.0

@@ -33,6 +33,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple, Protocol
 
+from mypy_extensions import mypyc_attr
+
 # A pinned node is dirty: popping it costs a look and a request to the writer. 16 is what one eviction may spend
 # before the caller is told "nothing now", which becomes backpressure on the client that wants the memory.
 MAX_PINNED_POPS: Final = 16
@@ -56,16 +58,74 @@ class RandomSource(Protocol):
     def randrange(self, stop: int, /) -> int: ...
 
 
+@mypyc_attr(acyclic=True)
 class Node:
     """The part of a cache entry that an eviction policy knows; the keyspace's Entry inherits it."""
 
-    __slots__ = ("freq", "key", "weight", "where")
+    __slots__ = ("key",)
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+
+    @property
+    def weight(self) -> int:
+        """Bytes; whoever changes it calls `resized`."""
+        raise NotImplementedError
+
+    @property
+    def freq(self) -> int:
+        """Hits, as far as the policy's hit_cap lets them count; and the bit SAMPLED."""
+        raise NotImplementedError
+
+    @freq.setter
+    def freq(self, freq: int) -> None:
+        raise NotImplementedError
+
+    @property
+    def where(self) -> int:
+        """Policy-private; 0 = in no policy, -1 = parked, the rest is the policy's business."""
+        raise NotImplementedError
+
+    @where.setter
+    def where(self, where: int) -> None:
+        raise NotImplementedError
+
+
+@mypyc_attr(acyclic=True)
+class PlainNode(Node):
+    """A node that is nothing else: of simulations."""
+
+    __slots__ = ("_freq", "_weight", "_where")
 
     def __init__(self, key: bytes, weight: int) -> None:
         self.key = key
-        self.weight = weight  # bytes; change it, then call resized
-        self.freq = 0  # hits, as far as the policy's hit_cap lets them count; and the bit SAMPLED
-        self.where = 0  # policy-private; 0 = in no policy, -1 = parked, the rest is the policy's business
+        self._weight = weight
+        self._freq = 0
+        self._where = NOWHERE
+
+    @property
+    def weight(self) -> int:
+        return self._weight
+
+    @weight.setter
+    def weight(self, weight: int) -> None:
+        self._weight = weight
+
+    @property
+    def freq(self) -> int:
+        return self._freq
+
+    @freq.setter
+    def freq(self, freq: int) -> None:
+        self._freq = freq
+
+    @property
+    def where(self) -> int:
+        return self._where
+
+    @where.setter
+    def where(self, where: int) -> None:
+        self._where = where
 
 
 class CostOf(Protocol):

@@ -30,7 +30,7 @@ from zlib import crc32
 from eviction.fifo import Fifo
 from eviction.lfu import Lfu
 from eviction.lru import Lru
-from eviction.policy import Node, Policy, never_pinned
+from eviction.policy import PlainNode, Policy, never_pinned
 from eviction.s3_fifo import S3Fifo
 from eviction.sieve import Sieve
 from eviction.w_tinylfu import WTinyLfu
@@ -63,7 +63,7 @@ class Miniature:
         self.policy = policy
         self.scale = scale  # of the real capacity, before sampling
         self.capacity = 1  # bytes, sampled
-        self.entries: dict[bytes, Node] = {}
+        self.entries: dict[bytes, PlainNode] = {}
         self.misses = 0.0  # decays
         self.purging: list[bytes] = []  # keys to look at since the sample was halved
 
@@ -83,11 +83,11 @@ class Miniature:
         if weight > self.capacity:
             return
         self._make_room(weight)
-        node = Node(key, weight)
+        node = PlainNode(key, weight)
         self.entries[key] = node
         policy.added(node)
 
-    def _resize(self, node: Node, weight: int) -> None:
+    def _resize(self, node: PlainNode, weight: int) -> None:
         old = node.weight
         node.weight = weight
         self.policy.resized(node, old)

@@ -21,14 +21,18 @@ class Held(Protocol):
     """An entry in memory, as the engine sees it."""
 
     key: bytes
-    kind: int
     value: object
     deadline_ms: int
     soft_ms: int
-    weight: int
     freq: int  # uses, as the eviction policy counts them
     access_ms: int  # server milliseconds of the last use
     lease: Lease | None
+
+    @property
+    def kind(self) -> int: ...
+
+    @property
+    def weight(self) -> int: ...
 
 
 class Memory(Protocol):

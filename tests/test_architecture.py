@@ -479,7 +479,7 @@ LINES_PER_FILE: Final = 600
 LINES_PER_FUNCTION: Final = 80
 # File → why it may be larger, and how far.
 LARGER_FILES: Final = {
-    "server/keyspace/database.py": (720, "the only road to keys: reading, changing, running out, leaving, moving"),
+    "server/keyspace/database.py": (775, "the only road to keys: reading, changing, running out, leaving, moving"),
     "server/commands/strings.py": (700, "one table row above each of 22 short handlers"),
     "server/commands/lists.py": (650, "one table row above each of 17 short handlers"),
     "server/commands/keys.py": (700, "one table row above each of 27 short handlers"),

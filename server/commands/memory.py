@@ -12,6 +12,7 @@ from server.commands.keys import glance
 from server.commands.spec import LOADING, READ, SECOND, STALE, command
 from server.errors import SYNTAX, unknown_subcommand
 from server.keyspace.database import Database
+from server.keyspace.entry import NOWHERE
 from server.keyspace.values.kinds import weigh
 from server.keyspace.weights import key_weight
 
@@ -55,7 +56,7 @@ def memory_usage(ctx: Context, argv: list[bytes]) -> object:
     if entry is None:
         return None
     # A staged copy has not been weighed.
-    return entry.weight or key_weight(entry.key) + weigh(entry.kind, entry.value)
+    return entry.weight if entry.home is not NOWHERE else key_weight(entry.key) + weigh(entry.kind, entry.value)
 
 
 def _facts(ctx: Context) -> dict[str, str]:

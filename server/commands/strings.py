@@ -63,9 +63,8 @@ def get(ctx: Context, argv: list[bytes]) -> object:
     entry = ctx.db.find(argv[1])
     if entry is None:
         return None
-    if entry.kind != STRING:
-        return WRONG_TYPE
-    return entry.value
+    value = entry.value
+    return value if isinstance(value, bytes) else WRONG_TYPE
 
 
 _LOOKING: Final = (b"NX", b"XX", b"GET", b"KEEPTTL")

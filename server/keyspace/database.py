@@ -20,7 +20,7 @@ from eviction.policy import HITS
 from persistence.change import HASH, NEVER, STRING
 from persistence.field_lifetimes import ExpiringHash
 from persistence.lease import Lease
-from server.keyspace.entry import Entry
+from server.keyspace.entry import Entry, LeasedLife, Life, moment
 from server.keyspace.excerpt import Excerpt
 from server.keyspace.field_wheel import FieldWheel
 from server.keyspace.graveyard import Graveyard
@@ -29,14 +29,13 @@ from server.keyspace.shard import TABLES, Shard
 from server.keyspace.shard_group import ShardGroup
 from server.keyspace.slots import SLOTS, tagged
 from server.keyspace.terms import Terms
-from server.keyspace.values.kinds import KINDS, revive, weigh
+from server.keyspace.values.kinds import KINDS
 from server.keyspace.weights import (
     DEADLINE_OVERHEAD,
-    SHARED_WEIGHTS,
     STRING_OVERHEAD,
-    STRING_WEIGHTS,
     field_weight,
     key_weight,
+    string_weight,
 )
 
 _TABLE_SHIFT: Final = (SLOTS // TABLES).bit_length() - 1
@@ -93,6 +92,7 @@ class Database:
         "index",
         "lent",
         "misses",
+        "moment",
         "mutations",
         "newcomer",
         "now_ms",
@@ -110,6 +110,8 @@ class Database:
         self.index = index
         # Server milliseconds, set once per batch of commands; see server/clock.py.
         self.now_ms = 0
+        # The life of everything that is used in this second and has none of its own.
+        self.moment = moment(0)
         self.tables_per_shard = max(1, TABLES // shards)
         # The dictionaries in slot order: the hot road goes straight to the right one.
         self.tables: list[dict[bytes, Entry]] = [{} for _ in range(TABLES)]
@@ -155,34 +157,61 @@ class Database:
             self.misses += 1
             self.attention += 1
             return None
-        if entry.soft_ms <= self.now_ms:
-            self.attention += 1
-            if entry.deadline_ms <= self.now_ms:
+        after = entry.seat.after
+        if after is not None:
+            # A plain string that does not expire, and nobody has to be told.
+            entry.seat = after
+            entry.life = self.moment
+            self.hits += 1
+            return entry
+        life = entry.life
+        if not life.weight:
+            entry.life = self.moment
+        elif not isinstance(life, LeasedLife):
+            if life.deadline_ms <= self.now_ms:
+                self.attention += 1
                 self.misses += 1
                 self._expire(entry)
                 return None
-        self.hits += 1
-        entry.access_ms = self.now_ms
-        cap = entry.home.hit_cap
-        if cap:
-            if entry.freq < cap:
-                entry.freq += 1
-            elif entry.freq > cap:
-                entry.home.touched(entry)
-        lease = entry.lease
-        if lease is not None:
-            prefix = lease.prefix
-            if lease.generation != prefix.generation:
+            life.access_s = self.moment.access_s
+        else:
+            if life.soft_ms <= self.now_ms:
                 self.attention += 1
-            counters = prefix.counters
-            counters.hits += 1
-            counters.saved_db_ms += lease.cost_ms
+                if life.deadline_ms <= self.now_ms:
+                    self.misses += 1
+                    self._expire(entry)
+                    return None
+            life.access_s = self.moment.access_s
+            lease = life.lease
+            if lease is not None:
+                prefix = lease.prefix
+                if lease.generation != prefix.generation:
+                    self.attention += 1
+                counters = prefix.counters
+                counters.hits += 1
+                counters.saved_db_ms += lease.cost_ms
+        self.hits += 1
+        # As in `_note_hit`.
+        seat = entry.seat
+        if seat.freq > seat.home.hit_cap:
+            seat.home.touched(entry)
+        elif seat.freq < seat.home.hit_cap:
+            entry.freq = seat.freq + 1
         return entry
+
+    def _note_hit(self, entry: Entry) -> None:
+        # A hit that leads to no seat that is known beforehand.
+        home = entry.seat.home
+        freq = entry.seat.freq
+        if freq < home.hit_cap:
+            entry.freq = freq + 1
+        elif freq > home.hit_cap:
+            home.touched(entry)
 
     def peek(self, key: bytes) -> Entry | None:
         """The live entry of a key, without counting, touching or waking anybody. O(1)."""
         entry = self.tables[self.table_of(key)].get(key)
-        if entry is None or entry.deadline_ms <= self.now_ms:
+        if entry is None or entry.life.deadline_ms <= self.now_ms:
             return None
         return entry
 
@@ -228,7 +257,7 @@ class Database:
         now = self.now_ms
         for table in self.tables:
             for entry in table.values():
-                if entry.deadline_ms > now:
+                if entry.life.deadline_ms > now:
                     yield entry
 
     # -- changing -----------------------------------------------------------------------------------------------------
@@ -239,57 +268,51 @@ class Database:
         entry = self.tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
         if entry is None:
             return None
-        if entry.deadline_ms <= self.now_ms:
-            self._expire(entry)
-            return None
         if self.lent:
             self._detach(entry.value)
-        entry.access_ms = self.now_ms
-        cap = entry.home.hit_cap
-        if cap:
-            if entry.freq < cap:
-                entry.freq += 1
-            elif entry.freq > cap:
-                entry.home.touched(entry)
+        seat = entry.seat.after
+        if seat is not None:
+            entry.seat = seat
+            entry.life = self.moment
+            return entry
+        life = entry.life
+        if life.weight:
+            if life.deadline_ms <= self.now_ms:
+                self._expire(entry)
+                return None
+            life.access_s = self.moment.access_s
+        else:
+            entry.life = self.moment
+        self._note_hit(entry)
         return entry
 
     def put(self, key: bytes, kind: int, value: object, deadline_ms: int, event: bytes) -> Entry:
         """Let a key hold a new value, whatever it held; `event` is the keyspace event's name (`b"set"`)."""
         hashed = tagged(key) if 123 in key else key
         index = (_crc16(hashed, 0) & 16383) >> 4
-        if kind == STRING:
-            # The commonest write, written out: weights.py says the same in functions.
-            weight = len(key) + len(value)  # type: ignore[arg-type]
-            weight = STRING_WEIGHTS[weight] if weight < SHARED_WEIGHTS else STRING_OVERHEAD + weight
-        else:
-            row = KINDS[kind]
-            value = row.revive(value)
-            weight = key_weight(key) + row.weigh(value)
-            if kind == HASH and type(value) is not dict:
-                self.file_fields(key, value)
         table = self.tables[index]
         entry = table.get(key)
-        if entry is None:
-            home = self.homes[index] if self.placement is None else self.home_of(key, index)
-            entry = Entry(key, kind, value, deadline_ms, self.now_ms, home)
-            entry.weight = weight
-            table[key] = entry
+        if kind == STRING and deadline_ms == NEVER:
+            # The commonest write, written out: weights.py says the same in functions.
+            if entry is None:
+                home = self.homes[index] if self.placement is None else self.home_of(key, index)
+                entry = Entry(key, value, self.moment, home.entrance)
+                table[key] = entry
+                self.newcomer = key
+                home.admit(entry, STRING_OVERHEAD + len(key) + len(value))  # type: ignore[arg-type]
+            elif entry.life.weight:
+                self._overwrite(entry, kind, value, deadline_ms)
+            else:
+                grown = len(value) - len(entry.value)  # type: ignore[arg-type]
+                entry.value = value
+                entry.life = self.moment
+                if grown:
+                    entry.seat.home.grew(entry, grown)
+        elif entry is None:
+            entry = self._enter(key, index, kind, value, deadline_ms, deadline_ms, None)
             self.newcomer = key
-            home.admit(entry)
         else:
-            if entry.lease is not None:
-                entry.home.unlease(entry)
-            if entry.kind != STRING:
-                self.graveyard.bury(entry)
-            entry.kind = kind
-            entry.value = value
-            entry.access_ms = self.now_ms
-            if weight != entry.weight:
-                entry.home.reweigh(entry, weight)
-            entry.soft_ms = deadline_ms
-            if deadline_ms != entry.deadline_ms:
-                entry.deadline_ms = deadline_ms
-                entry.home.deadline_moved(entry)
+            self._overwrite(entry, kind, value, deadline_ms)
         # `_changed`, written out.
         self.mutations += 1
         if self.heeded:
@@ -299,23 +322,81 @@ class Database:
     def overwrite(self, entry: object, text: bytes, deadline_ms: int, event: bytes) -> None:
         """Let a string from `held` hold another text; its lease and soft deadline stay. For the engine."""
         assert isinstance(entry, Entry)
-        weight = len(entry.key) + len(text)
-        weight = STRING_WEIGHTS[weight] if weight < SHARED_WEIGHTS else STRING_OVERHEAD + weight
+        grown = len(text) - len(entry.value)  # type: ignore[arg-type]
         entry.value = text
-        entry.access_ms = self.now_ms
-        if weight != entry.weight:
-            entry.home.reweigh(entry, weight)
-        if deadline_ms != entry.deadline_ms:
-            entry.deadline_ms = deadline_ms
-            entry.home.deadline_moved(entry)
+        if grown:
+            entry.seat.home.grew(entry, grown)
+        life = entry.own_life()
+        life.access_s = self.moment.access_s
+        if deadline_ms != life.deadline_ms:
+            life.deadline_ms = deadline_ms
+            entry.seat.home.deadline_moved(entry)
         self.mutations += 1
         if self.heeded:
             self._tell(entry.key, event)
 
+    def _enter(
+        self, key: bytes, table: int, kind: int, value: object, deadline_ms: int, soft_ms: int, lease: Lease | None
+    ) -> Entry:
+        # A key comes that its table does not have. (Of plain strings without a deadline `put` knows better.)
+        if kind == STRING:
+            weight = string_weight(len(key) + len(value))  # type: ignore[arg-type]
+        else:
+            row = KINDS[kind]
+            value = row.revive(value)
+            weight = key_weight(key) + row.weigh(value)
+            if kind == HASH and type(value) is not dict:
+                self.file_fields(key, value)
+        home = self.homes[table] if self.placement is None else self.home_of(key, table)
+        access_s = self.moment.access_s
+        if lease is None:
+            life = Life(access_s, weight, deadline_ms)
+        else:
+            life = LeasedLife(access_s, weight, deadline_ms, soft_ms, lease)
+            lease.prefix.keys += 1
+            lease.prefix.bytes += weight
+        entry = self.tables[table][key] = Entry(key, value, life, home.row(0, True)[0])
+        home.admit(entry, weight)
+        return entry
+
+    def _overwrite(self, entry: Entry, kind: int, value: object, deadline_ms: int) -> None:
+        # What `put` does to a key that has more than a plain string, or gets it.
+        is_moved = deadline_ms != entry.life.deadline_ms
+        life = self._replace(entry, kind, value, deadline_ms)
+        life.access_s = self.moment.access_s
+        if is_moved:
+            entry.seat.home.deadline_moved(entry)
+        if kind == STRING and deadline_ms == NEVER and not life.wheel_s and not isinstance(life, LeasedLife):
+            # It needs a life of its own no longer. (Who had a lease will have another in a moment.)
+            entry.share_life(self.moment)
+
+    def _replace(self, entry: Entry, kind: int, value: object, deadline_ms: int) -> Life:
+        # A key gets another value in place: it keeps its position, on which a SCAN under way relies, and its hits.
+        home = entry.seat.home
+        home.unlease(entry)
+        self.graveyard.bury(entry)
+        key = entry.key
+        if kind == STRING:
+            weight = string_weight(len(key) + len(value))  # type: ignore[arg-type]
+        else:
+            row = KINDS[kind]
+            value = row.revive(value)
+            weight = key_weight(key) + row.weigh(value)
+            if kind == HASH and type(value) is not dict:
+                self.file_fields(key, value)
+        life = entry.own_life()
+        entry.value = value
+        if weight != life.weight:
+            home.grew(entry, weight - life.weight)
+        life.deadline_ms = deadline_ms
+        if isinstance(life, LeasedLife):
+            life.soft_ms = deadline_ms
+        return life
+
     def edited(self, entry: Entry, event: bytes, members: list[bytes], delta: int) -> None:
         """A value from `edit` was changed in place: which members, and by how many bytes it grew or shrank."""
         if delta:
-            entry.home.reweigh(entry, entry.weight + delta)
+            entry.seat.home.grew(entry, delta)
         # `_changed`, written out.
         self.mutations += 1
         if self.heeded:
@@ -323,16 +404,14 @@ class Database:
 
     def respell(self, entry: Entry, text: bytes, event: bytes) -> None:
         """Let a string from `edit` hold another text; its deadline stays."""
-        if entry.lease is not None:
+        if isinstance(entry.life, LeasedLife):
             # No longer a copy of its row.
             self.put(entry.key, STRING, text, entry.deadline_ms, event)
             return
         grown = len(text) - len(entry.value)  # type: ignore[arg-type]
         entry.value = text
         if grown:
-            weight = len(entry.key) + len(text)
-            weight = STRING_WEIGHTS[weight] if weight < SHARED_WEIGHTS else STRING_OVERHEAD + weight
-            entry.home.reweigh(entry, weight)
+            entry.seat.home.grew(entry, grown)
         self.mutations += 1
         if self.heeded:
             self._tell(entry.key, event)
@@ -349,7 +428,7 @@ class Database:
         entry = self.tables[self.table_of(key)].get(key)
         if entry is None:
             return False
-        if entry.deadline_ms <= self.now_ms:
+        if entry.life.deadline_ms <= self.now_ms:
             self._expire(entry)
             return False
         self._take_out(entry)
@@ -373,18 +452,8 @@ class Database:
         entry = self.tables[index].get(key)
         if entry is None:
             return self._bring_in(key, index, kind, value, deadline_ms, deadline_ms, None)
-        value = revive(kind, value)
-        if kind == HASH:
-            self.file_fields(key, value)
-        # In place: a renewed key keeps its position, on which a SCAN under way relies, and its hits.
-        entry.home.unlease(entry)
-        self.graveyard.bury(entry)
-        entry.kind = kind
-        entry.value = value
-        entry.home.reweigh(entry, key_weight(key) + weigh(kind, value))
-        entry.deadline_ms = deadline_ms
-        entry.soft_ms = deadline_ms
-        entry.home.deadline_moved(entry)
+        self._replace(entry, kind, value, deadline_ms)
+        entry.seat.home.deadline_moved(entry)
         return entry
 
     def admit(self, key: bytes, kind: int, value: object, deadline_ms: int, soft_ms: int, lease: Lease) -> bool:
@@ -408,26 +477,7 @@ class Database:
     def _bring_in(
         self, key: bytes, index: int, kind: int, value: object, deadline_ms: int, soft_ms: int, lease: Lease | None
     ) -> Entry:
-        if kind == STRING:
-            # (As in `put`.)
-            weight = len(key) + len(value)  # type: ignore[arg-type]
-            weight = STRING_WEIGHTS[weight] if weight < SHARED_WEIGHTS else STRING_OVERHEAD + weight
-        else:
-            value = revive(kind, value)
-            weight = key_weight(key) + weigh(kind, value)
-            if kind == HASH:
-                self.file_fields(key, value)
-        home = self.homes[index] if self.placement is None else self.home_of(key, index)
-        entry = Entry(key, kind, value, deadline_ms, self.now_ms, home)
-        entry.weight = weight
-        if lease is not None:
-            entry.lease = lease
-            entry.soft_ms = soft_ms
-            prefix = lease.prefix
-            prefix.keys += 1
-            prefix.bytes += weight
-        self.tables[index][key] = entry
-        home.admit(entry)
+        entry = self._enter(key, index, kind, value, deadline_ms, soft_ms, lease)
         if self.surplus is not None:
             self.surplus.append(entry)
         if self.observer is not None:
@@ -511,7 +561,7 @@ class Database:
                     if entry.deadline_ms <= now or entry.gone_ms() <= now:
                         self._expire(entry)
                     # (Not when it has moved to another shard meanwhile, whose wheel has it.)
-                    if entry.wheel_s and entry.home is shard:
+                    if entry.life.wheel_s and entry.home is shard:
                         shard.wheel.settle(entry, now)
             while looked < budget and shard.wheel.crowded():
                 looked += self._sweep(shard, budget - looked)
@@ -523,7 +573,7 @@ class Database:
         kept = []
         for key in keys:
             entry = self.held(key)
-            if entry is not None and entry.home is shard and entry.wheel_s == second:
+            if entry is not None and entry.home is shard and entry.life.wheel_s == second:
                 kept.append(key)
         shard.wheel.keep(kept)
         return len(keys)
@@ -611,7 +661,7 @@ class Database:
         delta = 0
         for field, item in gone:
             delta -= field_weight(field, item) + DEADLINE_OVERHEAD
-        entry.home.reweigh(entry, entry.weight + delta)
+        entry.home.grew(entry, delta)
         self._changed(entry.key, b"hexpired")
         if not value:
             # As if the key's own time had come: a row behind it has nothing but such fields either.
@@ -664,9 +714,9 @@ class Database:
 
     def _take_out(self, entry: Entry) -> None:
         del self.tables[self.table_of(entry.key)][entry.key]
-        if entry.kind != STRING:
+        if not isinstance(entry.value, bytes):
             self.graveyard.bury(entry)
-        entry.home.release(entry)
+        entry.seat.home.release(entry)
         # A policy may keep its record of the entry for a while, which must not keep the value.
         entry.value = None
 

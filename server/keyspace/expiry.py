@@ -16,7 +16,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 
 from persistence.change import NEVER
-from server.keyspace.entry import Entry
+from server.keyspace.entry import Entry, LeasedLife
 
 # Leftovers that are tolerated whatever the number of living keys: sweeping a small wheel is not worth a thought.
 _SLACK = 4096
@@ -43,21 +43,21 @@ class ExpiryWheel:
 
     def file(self, entry: Entry, earliest_s: int = 1) -> None:
         """Put an entry under the second in which it is due, unless it sits in an earlier one. O(log seconds)."""
-        due_ms = entry.deadline_ms
-        lease = entry.lease
-        if lease is not None and lease.stale_until_ms != due_ms:
+        life = entry.life
+        due_ms = life.deadline_ms
+        if isinstance(life, LeasedLife) and life.lease is not None and life.lease.stale_until_ms != due_ms:
             due_ms = entry.due_ms()
         if due_ms == NEVER:
             return
         second = due_ms // 1000 + 1
         if second < earliest_s:
             second = earliest_s
-        if entry.wheel_s:
-            if entry.wheel_s <= second:
+        if life.wheel_s:
+            if life.wheel_s <= second:
                 return
         else:
             self._filed += 1
-        entry.wheel_s = second
+        life.wheel_s = second
         bucket = self._buckets.get(second)
         if bucket is None:
             self._buckets[second] = [entry.key]
@@ -68,8 +68,9 @@ class ExpiryWheel:
 
     def forget(self, entry: Entry) -> None:
         """An entry leaves the shard; its key stays in the bucket as a leftover."""
-        if entry.wheel_s:
-            entry.wheel_s = 0
+        life = entry.life
+        if life.wheel_s:
+            life.wheel_s = 0
             self._filed -= 1
 
     def due(self, now_ms: int, room: int) -> list[bytes]:
@@ -97,8 +98,9 @@ class ExpiryWheel:
 
     def settle(self, entry: Entry, now_ms: int) -> None:
         """A key came up whose entry lives on: file it again under its present deadline."""
-        if entry.wheel_s and entry.wheel_s * 1000 <= now_ms:
-            entry.wheel_s = 0
+        life = entry.life
+        if life.wheel_s and life.wheel_s * 1000 <= now_ms:
+            life.wheel_s = 0
             self._filed -= 1
             # An entry that is due and must stay (its change is unsaved) comes up a second later, not at once again.
             self.file(entry, now_ms // 1000 + 1)

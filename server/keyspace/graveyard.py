@@ -22,9 +22,9 @@ from collections import deque
 from sys import getrefcount
 from typing import Final
 
-from persistence.change import STREAM, STRING
 from server.keyspace.entry import Entry
 from server.keyspace.values.kinds import parts
+from server.keyspace.values.stream import Stream
 
 # Bytes up to which a value is freed on the spot: some hundred members, 30 µs.
 LIGHT: Final = 1 << 15
@@ -53,8 +53,9 @@ class Graveyard:
 
     def bury(self, entry: Entry) -> None:
         """A key lets go of its value. Strings are freed at once, however long: they are one object."""
-        if entry.kind != STRING and (entry.weight > LIGHT or entry.kind == STREAM):
-            self._values.append(entry.value)
+        value = entry.value
+        if not isinstance(value, bytes) and (entry.weight > LIGHT or isinstance(value, Stream)):
+            self._values.append(value)
 
     def inherit(self, value: object) -> None:
         """Who has read a value for a long time lets go of it; its key may have done so before, or still holds it."""
@@ -142,7 +143,7 @@ class Graveyard:
         if type(item) is bytes:
             return 1
         if isinstance(item, Entry):
-            if item.kind == STRING:
+            if isinstance(item.value, bytes):
                 return 3
             self.bury(item)
             return 3 + min(item.weight, LIGHT) // _MEMBER

@@ -14,7 +14,7 @@ from eviction.policy import RandomSource
 from eviction.registry import DEFAULT_POLICY
 from server.keyspace.access_trace import AccessTrace, sampled_tables
 from server.keyspace.database import EXPIRE_SLICE, Database, Observer
-from server.keyspace.entry import Entry
+from server.keyspace.entry import Entry, moment
 from server.keyspace.placement import Placement, Share
 from server.keyspace.resettling import Resettling
 from server.keyspace.shard import TABLES, Ledger, Shard, is_dirty
@@ -42,6 +42,7 @@ class Keyspace:
         "_expired_s",
         "_is_relieving",
         "_ledger",
+        "_moment",
         "_observer",
         "_placement",
         "_random",
@@ -100,6 +101,8 @@ class Keyspace:
         self.now_ms = 0
         # Who wants to know that the time has moved on.
         self.ticked: Callable[[int], None] | None = None
+        # The life of everything that is used in this second and has none of its own.
+        self._moment = moment(0)
         self.database(0)
 
     @property
@@ -119,6 +122,7 @@ class Keyspace:
             homes = self.shared.furnish(index, self.shards, self.terms.maxmemory > 0)
             database = Database(index, self.shards, homes)
             database.now_ms = self.now_ms
+            database.moment = self._moment
             self._databases[index] = database
             self.opened.append(database)
             self._share_out()
@@ -146,8 +150,11 @@ class Keyspace:
     def tick(self, now_ms: int) -> None:
         """Let every database see this time."""
         self.now_ms = now_ms
+        if now_ms // 1000 != self._moment.access_s:
+            self._moment = moment(now_ms)
         for database in self.opened:
             database.now_ms = now_ms
+            database.moment = self._moment
         if self.ticked is not None:
             self.ticked(now_ms)
 

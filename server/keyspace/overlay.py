@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from persistence.change import DELETE, EXPIRY, NEVER, STRING, WRITE, Change
 from persistence.field_lifetimes import ExpiringHash
 from server.keyspace.database import Database
-from server.keyspace.entry import Entry
+from server.keyspace.entry import Entry, staged_entry
 from server.keyspace.values.kinds import copy_value, is_empty, revive
 
 
@@ -29,6 +29,7 @@ class Overlay(Database):
         self.base = base
         self.index = base.index
         self.now_ms = base.now_ms
+        self.moment = base.moment
         self.attention = 0
         self.hits = 0
         self.misses = 0
@@ -68,6 +69,7 @@ class Overlay(Database):
         """Be a new view, for a command that changes nothing; the last one was for such a command, too."""
         base = self.base
         self.now_ms = base.now_ms
+        self.moment = base.moment
         self.fields = base.fields
         self.shards = base.shards
         self.tables = base.tables
@@ -76,7 +78,7 @@ class Overlay(Database):
 
     def stage_loaded(self, key: bytes, kind: int, value: object, deadline_ms: int) -> None:
         """This command sees the key with a value that was loaded for it."""
-        self.staged[key] = Entry(key, kind, revive(kind, value), deadline_ms, self.now_ms)
+        self.staged[key] = staged_entry(key, revive(kind, value), deadline_ms, self.now_ms)
 
     def stage_absent(self, key: bytes) -> None:
         """This command sees the key as absent: the store has no such row."""
@@ -137,7 +139,7 @@ class Overlay(Database):
 
     def put(self, key: bytes, kind: int, value: object, deadline_ms: int, event: bytes) -> Entry:
         existed = self._existed(key)
-        entry = Entry(key, kind, revive(kind, value), deadline_ms, self.now_ms)
+        entry = staged_entry(key, revive(kind, value), deadline_ms, self.now_ms)
         self.staged[key] = entry
         self._record(key, entry, WRITE, None, existed)
         self._tell_later(key, event, existed is False)
@@ -314,7 +316,7 @@ class Savepoint:
 
 def _copy(entry: Entry) -> Entry:
     value = copy_value(entry.kind, entry.value)
-    copy = Entry(entry.key, entry.kind, value, entry.deadline_ms, entry.access_ms)
+    copy = staged_entry(entry.key, value, entry.deadline_ms, entry.access_ms)
     copy.lease = entry.lease
     copy.soft_ms = entry.soft_ms
     return copy

@@ -16,7 +16,7 @@ from typing import Final
 from eviction.policy import Node, Policy
 from persistence.change import NEVER
 from server.keyspace.access_trace import AccessTrace
-from server.keyspace.entry import NOWHERE, Entry, Home
+from server.keyspace.entry import NOWHERE, Entry, Home, LeasedLife
 from server.keyspace.expiry import ExpiryWheel
 
 # 1,024 dictionaries of 16 slots each per database: 5 M keys make about 5,000 entries a dictionary, whose growth costs
@@ -118,25 +118,24 @@ class Shard(Home):
         self.count = 0
         # Those among them whose time is over and that are kept for stale serving alone.
         self.lapsed = 0
-        self.heed()
+        self._count_to(self._wanted_hits())
 
-    def heed(self) -> None:
-        """Ask for as many hits as the policy wants."""
+    def _wanted_hits(self) -> int:
+        # As `hit_cap`: as many as the policy wants.
         policy = self.policy
         if policy is None:
-            self.hit_cap = 0
-        else:
-            self.hit_cap = -1 if policy.needs_touch else policy.hit_cap
+            return 0
+        return -1 if policy.needs_touch else policy.hit_cap
 
     # -- coming and going ---------------------------------------------------------------------------------------------
 
-    def admit(self, entry: Entry) -> None:
-        """A new entry with its weight and this home, and perhaps its lease, is now in one of the tables."""
-        weight = entry.weight
+    def admit(self, entry: Entry, weight: int) -> None:
+        """A new entry of this weight, with a seat here and perhaps a lease, is now in one of the tables."""
         self.bytes += weight
         self.tally.bytes += weight
         self.count += 1
-        if entry.deadline_ms != NEVER or entry.lease is not None:
+        life = entry.life
+        if life.deadline_ms != NEVER or isinstance(life, LeasedLife):
             self.wheel.file(entry)
         if self.policy is not None:
             self._enlist(self.policy, entry)
@@ -149,12 +148,14 @@ class Shard(Home):
             policy.deadline_changed(entry, 0 if entry.deadline_ms == NEVER else entry.deadline_ms)
 
     def release(self, entry: Entry) -> None:
-        lease = entry.lease
-        if lease is not None:
-            lease.prefix.keys -= 1
-            lease.prefix.bytes -= entry.weight
+        life = entry.life
+        if isinstance(life, LeasedLife):
+            lease = life.lease
+            if lease is not None:
+                lease.prefix.keys -= 1
+                lease.prefix.bytes -= life.weight
         self._let_go(entry)
-        entry.home = NOWHERE
+        entry.seat = NOWHERE.entrance
 
     def _let_go(self, entry: Entry) -> None:
         # Undoes `admit`.
@@ -162,18 +163,20 @@ class Shard(Home):
         self.bytes -= weight
         self.tally.bytes -= weight
         self.count -= 1
-        if entry.lease is not None:
-            self._revive(entry)
-        if entry.wheel_s:
-            self.wheel.forget(entry)
-        if self.policy is not None and entry.where:
+        life = entry.life
+        if life.weight:
+            if isinstance(life, LeasedLife):
+                self._revive(entry)
+            if life.wheel_s:
+                self.wheel.forget(entry)
+        if self.policy is not None and entry.seat.where:
             self.policy.removed(entry)
 
     def hand_over(self, entry: Entry, heir: Shard) -> None:
         """The entry belongs to another shard now; it stays in its table. Its policy there keeps what hits it can."""
         lapsed = entry.lease is not None and entry.lease.lapsed
         self._let_go(entry)
-        entry.home = heir
+        entry.sit(heir, 0, entry.freq)
         heir.adopt(entry)
         if lapsed:
             heir.lapse(entry)
@@ -184,7 +187,7 @@ class Shard(Home):
         self.bytes += weight
         self.tally.bytes += weight
         self.count += 1
-        if entry.deadline_ms != NEVER:
+        if entry.life.deadline_ms != NEVER:
             self.wheel.file(entry)
         policy = self.policy
         if policy is None:
@@ -198,13 +201,14 @@ class Shard(Home):
 
     def touched(self, entry: Entry) -> None:
         policy = self.policy
-        if policy is None or not entry.where:
+        seat = entry.seat
+        if policy is None or not seat.where:
             return
         # Whoever counts hits in the entry itself wants to hear only of those that it has marked.
         cap = -1 if policy.needs_touch else policy.hit_cap
-        if entry.freq < cap:
-            entry.freq += 1
-        elif entry.freq > cap:
+        if seat.freq < cap:
+            entry.freq = seat.freq + 1
+        elif seat.freq > cap:
             policy.touched(entry)
 
     def unlease(self, entry: Entry) -> None:
@@ -230,23 +234,22 @@ class Shard(Home):
             self.lapsed -= 1
             self.tally.stale.pop(entry, None)
 
-    def reweigh(self, entry: Entry, weight: int) -> None:
-        old = entry.weight
-        delta = weight - old
-        entry.weight = weight
+    def grew(self, entry: Entry, delta: int) -> None:
         self.bytes += delta
         self.tally.bytes += delta
-        if entry.lease is not None:
-            entry.lease.prefix.bytes += delta
-        # Without a policy nobody is anywhere in one.
-        if entry.where and self.policy is not None:
-            self.policy.resized(entry, old)
+        life = entry.life
+        if life.weight:
+            life.weight += delta
+            if isinstance(life, LeasedLife) and life.lease is not None:
+                life.lease.prefix.bytes += delta
+        if self.policy is not None and entry.seat.where:
+            self.policy.resized(entry, entry.weight - delta)
 
     def deadline_moved(self, entry: Entry) -> None:
         # Refile it, and with scope `volatile` let the policy know.
         if entry.lease is not None:
             self._revive(entry)
-        if entry.wheel_s and entry.gone_ms() == NEVER:
+        if entry.life.wheel_s and entry.gone_ms() == NEVER:
             self.wheel.forget(entry)
         else:
             self.wheel.file(entry)
@@ -299,12 +302,12 @@ class TappedShard(Shard):
         self.trace = trace
         super().__init__(database, first_table, table_count, tally, policy, volatile_only)
 
-    def heed(self) -> None:
-        self.hit_cap = -1
+    def _wanted_hits(self) -> int:
+        return -1
 
-    def admit(self, entry: Entry) -> None:
-        self.trace.note(entry.key, entry.weight, False)
-        super().admit(entry)
+    def admit(self, entry: Entry, weight: int) -> None:
+        self.trace.note(entry.key, weight, False)
+        super().admit(entry, weight)
 
     def touched(self, entry: Entry) -> None:
         self.trace.note(entry.key, entry.weight, True)
@@ -331,16 +334,14 @@ class OwnShard(Shard):
         self.trace = trace
         super().__init__(database, first_table, table_count, tally, policy, volatile_only)
 
-    def heed(self) -> None:
-        super().heed()
-        if self.trace is not None:
-            self.hit_cap = -1
+    def _wanted_hits(self) -> int:
+        return -1 if self.trace is not None else super()._wanted_hits()
 
-    def admit(self, entry: Entry) -> None:
+    def admit(self, entry: Entry, weight: int) -> None:
         if self.trace is not None:
-            self.trace.note(entry.key, entry.weight, False)
-        super().admit(entry)
-        self.own.grew(entry.weight)
+            self.trace.note(entry.key, weight, False)
+        super().admit(entry, weight)
+        self.own.grew(weight)
 
     def adopt(self, entry: Entry) -> None:
         super().adopt(entry)
@@ -350,9 +351,8 @@ class OwnShard(Shard):
         super()._let_go(entry)
         self.own.grew(-entry.weight)
 
-    def reweigh(self, entry: Entry, weight: int) -> None:
-        delta = weight - entry.weight
-        super().reweigh(entry, weight)
+    def grew(self, entry: Entry, delta: int) -> None:
+        super().grew(entry, delta)
         self.own.grew(delta)
 
     def touched(self, entry: Entry) -> None:

@@ -13,42 +13,49 @@ from typing import Final
 # bytes object: header 33, rounded to the allocator's step.
 BYTES_OVERHEAD: Final = 40
 # Entry with its collector header, plus its share of a dictionary at average fill, plus the allocator's own.
-ENTRY_OVERHEAD: Final = 190
+ENTRY_OVERHEAD: Final = 126
+# A life of its own, which every entry has that holds anything but a plain string.
+LIFE_OVERHEAD: Final = 64
 # Everything of a string key but its key's and value's own bytes.
 STRING_OVERHEAD: Final = ENTRY_OVERHEAD + 2 * BYTES_OVERHEAD
-# What a time to live adds to a key: its deadline, its second, its record in the wheel.
-TIMED_OVERHEAD: Final = 32 + 32 + 36
-# What being the copy of a row adds to a key: its lease, with the numbers in that.
-LEASE_OVERHEAD: Final = 320
+# What a time to live adds to a key: a life, its deadline, its second, its record in the wheel.
+TIMED_OVERHEAD: Final = LIFE_OVERHEAD + 32 + 32 + 48
+# What being the copy of a row adds to a key: a somewhat larger life, and its lease, with the numbers in that.
+LEASE_OVERHEAD: Final = LIFE_OVERHEAD + 16 + 320
 # An empty dict; and a field's share of it at average fill.
-DICT_OVERHEAD: Final = 106
+DICT_OVERHEAD: Final = LIFE_OVERHEAD + 106
 FIELD_OVERHEAD: Final = 48 + 2 * BYTES_OVERHEAD
 # What a field's own deadline adds: a place in a dictionary, an integer, a pair in a heap.
 DEADLINE_OVERHEAD: Final = 48 + 32 + 64
 # An empty MemberSet with its set; and a member's share of it at average fill, with its place in the index.
-SET_OVERHEAD: Final = 240
+SET_OVERHEAD: Final = LIFE_OVERHEAD + 240
 MEMBER_OVERHEAD: Final = 56 + BYTES_OVERHEAD
 # An empty ListValue with its two lists; and an element's share of them at average fill.
-LIST_OVERHEAD: Final = 306
+LIST_OVERHEAD: Final = LIFE_OVERHEAD + 306
 ITEM_OVERHEAD: Final = 12 + BYTES_OVERHEAD
 # An empty SortedSet with its dictionary and order; and a member's share of them, with its score and two places.
-SORTED_SET_OVERHEAD: Final = 76
+SORTED_SET_OVERHEAD: Final = LIFE_OVERHEAD + 76
 SCORED_OVERHEAD: Final = 38 + 32 + 20 + BYTES_OVERHEAD
 
 # A word of a stream's entry; an entry beside its words, with its id; an empty Stream; and what a group and its members
 # cost. What is pending stands in two places.
 WORD_OVERHEAD: Final = 16 + BYTES_OVERHEAD
 STREAM_ENTRY_OVERHEAD: Final = 48 + 56 + 20
-STREAM_OVERHEAD: Final = 560
+STREAM_OVERHEAD: Final = LIFE_OVERHEAD + 560
 GROUP_OVERHEAD: Final = 760
 CONSUMER_OVERHEAD: Final = 560
 PENDING_WEIGHT: Final = 56 + 48 + 48
 
 
-# The weights of the shorter strings by the bytes of key and value together. Millions of keys share these numbers, where
-# each would keep one of its own: 32 bytes.
-STRING_WEIGHTS: Final = [STRING_OVERHEAD + size for size in range(1024)]
-SHARED_WEIGHTS: Final = len(STRING_WEIGHTS)
+# The weights of the shorter strings by the bytes of key and value together, for those that keep one: they share these
+# numbers, where each would have one of its own, 32 bytes.
+_STRING_WEIGHTS: Final = [STRING_OVERHEAD + size for size in range(1024)]
+_SHARED_WEIGHTS: Final = len(_STRING_WEIGHTS)
+
+
+def string_weight(size: int) -> int:
+    """Bytes that a string costs of whose key and value so many bytes are."""
+    return _STRING_WEIGHTS[size] if size < _SHARED_WEIGHTS else STRING_OVERHEAD + size
 
 
 def key_weight(key: bytes) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from eviction.auto import CANDIDATES, HANDED_PER_STEP, Auto
-from eviction.policy import HITS, SAMPLED, Node, never_pinned
+from eviction.policy import HITS, SAMPLED, Node, PlainNode, never_pinned
 from eviction.registry import create
 from eviction.shadow import Shadow
 
@@ -30,7 +30,7 @@ class Cache:
                 victim = self.policy.victim(never_pinned)
                 assert victim is not None
                 del self.entries[victim.key]
-            self.entries[key] = Node(key, 1)
+            self.entries[key] = PlainNode(key, 1)
             self.policy.added(self.entries[key])
         elif node.freq < self.policy.hit_cap:
             node.freq += 1
@@ -200,7 +200,7 @@ def test_shards_that_share_a_shadow_change_together() -> None:
 def test_without_a_known_capacity_it_judges_by_what_it_holds() -> None:
     policy = Auto()
     for number in range(500):
-        policy.added(Node(b"%d" % number, 10))
+        policy.added(PlainNode(b"%d" % number, 10))
     assert policy.following.capacity >= 4000
     policy.clear()
     assert (policy.count, policy.following.keys) == (0, 0)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from eviction.policy import MAX_PINNED_POPS, NOWHERE, PARKED, Node, Policy
+from eviction.policy import MAX_PINNED_POPS, NOWHERE, PARKED, Node, PlainNode, Policy
 from eviction.registry import POLICIES, create
 
 EVICTING = [name for name in POLICIES if name != "noeviction"]
@@ -67,7 +67,7 @@ class History:
             if node.key in self.live:
                 return
         else:
-            node = Node(key, self.random.choice([0, 1, 1, 5, 40, 1000]))
+            node = PlainNode(key, self.random.choice([0, 1, 1, 5, 40, 1000]))
         self.live[node.key] = node
         self.policy.added(node)
         if self.random.random() < 0.5:
@@ -217,7 +217,7 @@ def test_a_shard_that_evicts_first_is_never_over_budget_and_never_loses_a_pinned
         if refused:
             assert pinned, "nobody proposed though all could go"
         elif node is None:
-            live[key] = Node(key, weight)
+            live[key] = PlainNode(key, weight)
             policy.added(live[key])
         elif live.get(key) is node:
             old, node.weight = node.weight, weight
@@ -237,7 +237,7 @@ def always(node: Node) -> bool:
 
 def filled(name: str, count: int, weight: int = 1) -> tuple[Policy, list[Node]]:
     policy = create(name, random.Random(1))
-    nodes = [Node(b"%d" % i, weight) for i in range(count)]
+    nodes = [PlainNode(b"%d" % i, weight) for i in range(count)]
     for node in nodes:
         policy.added(node)
     return policy, nodes
@@ -295,8 +295,8 @@ def test_an_empty_policy_proposes_nobody(name: str) -> None:
     assert policy.victim(never) is None
     assert len(policy) == 0
     assert list(policy.nodes()) == []
-    policy.removed(Node(b"stranger", 1))
-    policy.unpinned(Node(b"stranger", 1))
+    policy.removed(PlainNode(b"stranger", 1))
+    policy.unpinned(PlainNode(b"stranger", 1))
     policy.check()
 
 
@@ -362,7 +362,7 @@ def test_a_policy_change_keeps_every_node_and_its_weight(before: str, after: str
 
 def test_noeviction_counts_and_proposes_nobody() -> None:
     policy = create("noeviction")
-    nodes = [Node(b"%d" % i, 10) for i in range(3)]
+    nodes = [PlainNode(b"%d" % i, 10) for i in range(3)]
     for node in nodes:
         policy.added(node)
     nodes[0].weight = 15

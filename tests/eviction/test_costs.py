@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from eviction.policy import Node, never_pinned
+from eviction.policy import Node, PlainNode, never_pinned
 from eviction.registry import POLICIES, create
 from eviction.s3_fifo import S3Fifo
 
@@ -33,7 +33,7 @@ def total_load_ms(policy: S3Fifo, keys: list[bytes]) -> float:
             if node.freq < policy.hit_cap:
                 node.freq += 1
             continue
-        node = Node(key, 200)
+        node = PlainNode(key, 200)
         spent += load_ms(node)
         while policy.weight + node.weight > CAPACITY:
             victim = policy.victim(never_pinned)
@@ -76,10 +76,10 @@ def test_one_extreme_cost_does_not_keep_a_node_for_ever() -> None:
     policy = S3Fifo()
     policy.weigh_costs(lambda node: 1e9 if node.key == b"dear" else 1.0)
     policy.set_capacity(20)
-    policy.added(Node(b"dear", 1))
+    policy.added(PlainNode(b"dear", 1))
     evicted = []
     for number in range(200):
-        policy.added(Node(b"%d" % number, 1))
+        policy.added(PlainNode(b"%d" % number, 1))
         if policy.weight > 20:
             victim = policy.victim(never_pinned)
             assert victim is not None

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from eviction.policy import Node, never_pinned
+from eviction.policy import Node, PlainNode, never_pinned
 from eviction.registry import create
 from eviction.shadow import CANDIDATES, MOST_KEYS, Miniature, Shadow, create_candidate
 
@@ -51,7 +51,7 @@ def test_a_small_cache_is_simulated_whole(name: str) -> None:
             victim = policy.victim(never_pinned)
             assert victim is not None
             del entries[victim.key]
-        entries[key] = Node(key, 1)
+        entries[key] = PlainNode(key, 1)
         policy.added(entries[key])
     assert shadow.rate == 1.0
     assert shadow.ratios() == [(name, 800.0, float(misses))]

@@ -7,12 +7,12 @@ from zlib import crc32
 from eviction.ghosts import MAX_STAMP, PAYLOAD_BITS, SMALLEST, Ghosts
 from eviction.index_list import IndexList
 from eviction.node_queue import NodeQueue
-from eviction.policy import Node
+from eviction.policy import Node, PlainNode
 from eviction.sketch import TOP, Sketch
 
 
 def nodes_of(count: int) -> list[Node]:
-    return [Node(b"%d" % i, 1) for i in range(count)]
+    return [PlainNode(b"%d" % i, 1) for i in range(count)]
 
 
 # -- node queue --------------------------------------------------------------------------------------------------------
@@ -35,13 +35,13 @@ def test_node_queue_keeps_order_through_discards_and_sweeping() -> None:
         for _ in range(1500):
             action = rng.random()
             if action < 0.45:
-                node = Node(b"n", 1)
+                node = PlainNode(b"n", 1)
                 queue.push(node)
                 model.append(node)
             elif action < 0.55 and model:
                 assert queue.pop() is model.pop(0), f"seed {seed}"
             elif action < 0.6:
-                node = Node(b"f", 1)
+                node = PlainNode(b"f", 1)
                 queue.push_front(node)
                 model.insert(0, node)
             elif model:
@@ -77,7 +77,7 @@ def test_index_list_moves_between_lists_and_recycles_slots() -> None:
     assert (list(lists.iterate(0)), list(lists.iterate(1))) == ([a, c], [b])
     freed = a.where
     lists.drop(freed)
-    d = Node(b"d", 1)
+    d = PlainNode(b"d", 1)
     d.where = lists.push_front(1, d)
     assert d.where == freed
     assert list(lists.iterate(1)) == [d, b]

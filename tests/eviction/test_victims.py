@@ -6,7 +6,7 @@ import random
 import pytest
 
 from eviction.lfu import CREDIT, Lfu, log_counter
-from eviction.policy import Node, Policy
+from eviction.policy import Node, PlainNode, Policy
 from eviction.registry import create
 from eviction.s3_fifo import FIRST_SHARE, LEAST_SHARE, MOST_SHARE, S3Fifo
 from eviction.w_tinylfu import MOST_MOVES, WTinyLfu
@@ -41,7 +41,7 @@ class Cache:
         evicted = []
         while self.policy.weight + weight > self.capacity:
             evicted.append(self.evict())
-        node = Node(key.encode(), weight)
+        node = PlainNode(key.encode(), weight)
         self.entries[key] = node
         self.policy.added(node)
         return evicted
@@ -90,7 +90,7 @@ def test_random_is_fair_and_repeatable() -> None:
     def drained(seed: int) -> list[bytes]:
         policy = create("random", random.Random(seed))
         for i in range(20):
-            policy.added(Node(b"%d" % i, 1))
+            policy.added(PlainNode(b"%d" % i, 1))
         return [victim.key for _ in range(20) if (victim := policy.victim(never)) is not None]
 
     assert drained(1) == drained(1) != drained(2)
@@ -103,7 +103,7 @@ def test_ttl_evicts_the_soonest_deadline_and_the_undying_last() -> None:
     assert policy.needs_deadlines
     nodes = {}
     for name, deadline_ms in (("never", 0), ("late", 90_000), ("soon", 1_000), ("mid", 5_000), ("never2", 0)):
-        nodes[name] = Node(name.encode(), 1)
+        nodes[name] = PlainNode(name.encode(), 1)
         policy.added(nodes[name])
         policy.deadline_changed(nodes[name], deadline_ms)
     policy.deadline_changed(nodes["late"], 2_500)
@@ -114,7 +114,7 @@ def test_ttl_evicts_the_soonest_deadline_and_the_undying_last() -> None:
 
 def test_ttl_follows_a_deadline_changed_while_parked() -> None:
     policy = create("ttl")
-    first, second = Node(b"1", 1), Node(b"2", 1)
+    first, second = PlainNode(b"1", 1), PlainNode(b"2", 1)
     for node, deadline_ms in ((first, 1_000), (second, 5_000)):
         policy.added(node)
         policy.deadline_changed(node, deadline_ms)
@@ -202,8 +202,8 @@ def test_s3_fifo_promotes_at_two_hits_not_at_one() -> None:
 def test_s3_fifo_main_spares_as_often_as_a_node_was_hit_up_to_three_times() -> None:
     policy = S3Fifo()
     policy.set_capacity(10)
-    hot, cold = Node(b"hot", 1), [Node(b"%d" % i, 1) for i in range(8)]
-    policy.added(Node(b"s", 1))
+    hot, cold = PlainNode(b"hot", 1), [PlainNode(b"%d" % i, 1) for i in range(8)]
+    policy.added(PlainNode(b"s", 1))
     for node in [hot, *cold]:
         policy.added(node)
     hot.freq = 3
@@ -270,13 +270,13 @@ def test_s3_fifo_share_stays_within_its_bounds() -> None:
 def test_s3_fifo_large_nodes_need_more_hits_than_small_ones() -> None:
     policy = S3Fifo()
     policy.set_capacity(1000)
-    large, small = Node(b"large", 100), Node(b"small", 10)
-    fillers = [Node(b"%d" % i, 50) for i in range(17)]
+    large, small = PlainNode(b"large", 100), PlainNode(b"small", 10)
+    fillers = [PlainNode(b"%d" % i, 50) for i in range(17)]
     for node in [large, *fillers]:
         policy.added(node)
     policy.removed(large)  # small has room again
     policy.added(small)
-    policy.added(Node(b"tail", 60))
+    policy.added(PlainNode(b"tail", 60))
     policy.removed(fillers[0])
     policy.added(large)
     assert {small, large} <= {*policy.small, *policy.main}
@@ -408,7 +408,7 @@ def test_frequency_aware_policies_beat_lru_on_a_stationary_popularity(name: str)
 def test_w_tinylfu_whose_capacity_is_cut_moves_few_nodes_at_a_time() -> None:
     policy = WTinyLfu()
     policy.set_capacity(4000)
-    nodes = [Node(b"k%d" % number, 1) for number in range(4000)]
+    nodes = [PlainNode(b"k%d" % number, 1) for number in range(4000)]
     for node in nodes:
         policy.added(node)
     for node in nodes:

@@ -116,9 +116,14 @@ def test_every_damaged_byte_is_noticed() -> None:
 
 
 async def test_hottest_keys_come_first_by_frequency_then_by_last_access(bench: Bench) -> None:
-    for key, freq, access_ms in ((b"k:1", 0, 900), (b"k:2", 3, 100), (b"k:3", 3, 200), (b"k:4", 1, 999)):
+    for key, freq, access_ms in (
+        (b"k:1", 0, 900_000),
+        (b"k:2", 3, 100_000),
+        (b"k:3", 3, 200_000),
+        (b"k:4", 1, 999_000),
+    ):
         bench.hold(key, freq, access_ms)
-    bench.hold(b"other:1", 9, 999, "other:")
+    bench.hold(b"other:1", 9, 999_000, "other:")
     bench.database.put(b"k:x", STRING, b"plain", 2_000_000, b"set")
     assert await bench.hot.note() == 4
     assert await bench.noted() == [b"k:3", b"k:2", b"k:4", b"k:1"]

@@ -130,7 +130,7 @@ async def test_copy_whose_lifetime_was_shortened_runs_out_at_its_new_time() -> N
         await life.flush()
         entry = entry_of(life, b"item:1")
         assert entry.lease is not None and entry.deadline_ms == entry.lease.until_ms
-        assert 0 < entry.wheel_s <= entry.deadline_ms // 1000 + 1
+        assert 0 < entry.life.wheel_s <= entry.deadline_ms // 1000 + 1
         life.memory.now_ms = entry.deadline_ms + 1000
         life.memory.expire_due(10)
         assert life.memory.held(b"item:1") is None

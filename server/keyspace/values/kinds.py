@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sized
 from typing import Final
 
+from persistence.change import HASH, LIST, SET, STREAM, STRING, ZSET
 from persistence.field_lifetimes import ExpiringHash
 from server.keyspace.values.list_value import ListValue
 from server.keyspace.values.member_set import MemberSet
@@ -155,6 +156,24 @@ KINDS: Final[list[Kind]] = [
     Kind(_same, _copy_hash, _weigh_hash, False),
     Kind(_revive_stream, _copy_stream, _weigh_stream, True),
 ]
+
+
+# What holds which kind in memory.
+_KIND_OF: Final[dict[type, int]] = {
+    bytes: STRING,
+    dict: HASH,
+    ExpiringHash: HASH,
+    WalkedHash: HASH,
+    ListValue: LIST,
+    MemberSet: SET,
+    SortedSet: ZSET,
+    Stream: STREAM,
+}
+
+
+def kind_of(value: object) -> int:
+    """The kind of a live value."""
+    return _KIND_OF[type(value)]
 
 
 def revive(kind: int, plain: object) -> object:

@@ -39,7 +39,7 @@ def check(database: Database) -> None:
         entries = [entry for table in database.tables for entry in table.values() if entry.home is shard]
         assert shard.count == len(entries)
         assert shard.bytes == sum(entry.weight for entry in entries)
-        assert len(shard.wheel) == sum(1 for entry in entries if entry.wheel_s)
+        assert len(shard.wheel) == sum(1 for entry in entries if entry.life.wheel_s)
         if shard.policy is not None:
             shard.policy.check()
 

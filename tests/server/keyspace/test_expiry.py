@@ -54,11 +54,11 @@ def test_keys_run_out_when_they_should_whatever_is_swept_meanwhile(seed: int) ->
     assert not held & {key for key, deadline_ms in deadlines.items() if deadline_ms < second_ms}
     for shard in database.shards:
         filed = [
-            entry for table in database.tables for entry in table.values() if entry.home is shard and entry.wheel_s
+            entry for table in database.tables for entry in table.values() if entry.home is shard and entry.life.wheel_s
         ]
         assert len(shard.wheel) == len(filed)
         for entry in filed:
-            bucket = list(shard.wheel._buckets.get(entry.wheel_s, []))
+            bucket = list(shard.wheel._buckets.get(entry.life.wheel_s, []))
             assert entry.key in bucket + shard.wheel._kept
 
 
