@@ -463,6 +463,10 @@ class Journal:
         self._work = None
         if sync:
             self._start_sync()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        # (Asked anew: starting the sync may have failed.)
         if self.failure is None:
             self._advance()
             self._proceed(inline=True)
