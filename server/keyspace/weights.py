@@ -20,8 +20,9 @@ LIFE_OVERHEAD: Final = 64
 STRING_OVERHEAD: Final = ENTRY_OVERHEAD + 2 * BYTES_OVERHEAD
 # What a time to live adds to a key: a life, its deadline, its second, its record in the wheel.
 TIMED_OVERHEAD: Final = LIFE_OVERHEAD + 32 + 32 + 48
-# What being the copy of a row adds to a key: a somewhat larger life, and its lease, with the numbers in that.
-LEASE_OVERHEAD: Final = LIFE_OVERHEAD + 16 + 320
+# What being the copy of a row adds to a key with a time to live, as nearly all have: a somewhat larger life, and its
+# lease with the numbers in that.
+LEASE_OVERHEAD: Final = 16 + 320
 # An empty dict; and a field's share of it at average fill.
 DICT_OVERHEAD: Final = LIFE_OVERHEAD + 106
 FIELD_OVERHEAD: Final = 48 + 2 * BYTES_OVERHEAD
