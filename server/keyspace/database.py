@@ -342,11 +342,7 @@ class Database:
         if kind == STRING:
             weight = string_weight(len(key) + len(value))  # type: ignore[arg-type]
         else:
-            row = KINDS[kind]
-            value = row.revive(value)
-            weight = key_weight(key) + row.weigh(value)
-            if kind == HASH and type(value) is not dict:
-                self.file_fields(key, value)
+            value, weight = self._revived(key, kind, value)
         home = self.homes[table] if self.placement is None else self.home_of(key, table)
         access_s = self.moment.access_s
         if lease is None:
@@ -358,6 +354,14 @@ class Database:
         entry = self.tables[table][key] = Entry(key, value, life, home.row(0, True)[0])
         home.admit(entry, weight)
         return entry
+
+    def _revived(self, key: bytes, kind: int, value: object) -> tuple[object, int]:
+        # What a key is to hold that is no string, come to life, and the weight of both.
+        row = KINDS[kind]
+        value = row.revive(value)
+        if kind == HASH and type(value) is not dict:
+            self.file_fields(key, value)
+        return value, key_weight(key) + row.weigh(value)
 
     def _overwrite(self, entry: Entry, kind: int, value: object, deadline_ms: int) -> None:
         # What `put` does to a key that has more than a plain string, or gets it.
@@ -379,11 +383,7 @@ class Database:
         if kind == STRING:
             weight = string_weight(len(key) + len(value))  # type: ignore[arg-type]
         else:
-            row = KINDS[kind]
-            value = row.revive(value)
-            weight = key_weight(key) + row.weigh(value)
-            if kind == HASH and type(value) is not dict:
-                self.file_fields(key, value)
+            value, weight = self._revived(key, kind, value)
         life = entry.own_life()
         entry.value = value
         if weight != life.weight:
