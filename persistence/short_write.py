@@ -120,7 +120,7 @@ class ShortWrite:
         # Kept for the keys that follow, unless one of them could belong to a rule with a longer head.
         engine = self._engine
         way = Way(engine.rules, rule, engine.prefixes[rule.template.text], engine.queues[rule.store])
-        if not any(other.template.head.startswith(way.head) for other in way.rules.rules if other is not rule):
+        if way.rules.is_innermost(way.head):
             self._way = way
         return way
 
