@@ -33,6 +33,7 @@ from persistence.errors import (
     StoreTimeout,
 )
 from persistence.flights import Flight
+from persistence.flusher import straggling_ms
 from persistence.group_commit import GroupCommit
 from persistence.journal import Journal
 from persistence.lease import Lease
@@ -57,7 +58,7 @@ from persistence.queue_log import QueueLog
 from persistence.seams import Clock, Held, Memory, Random, View
 from persistence.stores.base import Applied, Store
 from persistence.undurable import Undurable
-from persistence.write_behind import WriteBehind, straggling_ms
+from persistence.write_behind import WriteBehind
 
 log = logging.getLogger("forebay.engine")
 
@@ -231,7 +232,7 @@ class Engine:
     def _stale_copy(self, target: Target, entry: Held) -> tuple[int, object] | None:
         # The old value, if it may be served without waiting; its renewal is started.
         lease = entry.lease
-        if lease is None or lease.is_void():
+        if lease is None or lease.is_void() or self.lifetimes.is_over(entry, lease):
             return None
         if self.lifetimes.is_revalidating(lease):
             if self.memory.now_ms >= lease.retry_ms and not lease.refreshing:

@@ -265,19 +265,17 @@ class Journal:
     # -- dead letters -------------------------------------------------------------------------------------------------
 
     def bury(
-        self, prefix: str, key: bytes, seq: int, sqlstate: str, message: str, attempts: int, change: Change
+        self, prefix: str, key: bytes, seq: int, sqlstate: str, message: str, attempts: int, unix_ms: int, change: Change
     ) -> tuple[int, int]:
         """Record that the database refused a change for good: (the dead letter's id, the sequence that settles it).
 
-        `change` is what the queue held, with everything up to `seq` merged.
+        `change` is what the queue held, with everything up to `seq` merged; `unix_ms` is when that was.
         """
         self._check()
         id = self._next_letter
         self._next_letter += 1
-        offset_ms = self._clock.wall_offset_ms()
-        unix_ms = self._clock.now_ms() + offset_ms
         letter = Letter(id, prefix, key, seq, sqlstate, message, attempts, unix_ms, change)
-        record = pack_letter(letter, offset_ms)
+        record = pack_letter(letter, self._clock.wall_offset_ms())
         self._keep_letter(id, record)
         self._letters.append(record)
         self._settled_letters = self.settle([(prefix, key, seq)])

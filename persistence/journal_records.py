@@ -320,7 +320,7 @@ def apply_members(kind: int, base: object, change: Change) -> object:
 def fold(older: Recorded, newer: Recorded) -> Recorded:
     """One record that says what `older` followed by `newer` said; both are used up.
 
-    What write_behind.merge does for changes that hold whole values; here a value may be the touched members alone.
+    What pending.merge does for changes that hold whole values; here a value may be the touched members alone.
     """
     change = newer.change
     before = older.change

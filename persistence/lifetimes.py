@@ -124,6 +124,11 @@ class Lifetimes:
         """May an ended copy be served while one load renews it (stale-while-revalidate)?"""
         return self._memory.now_ms < lease.until_ms + int(lease.prefix.rule.stale_while_revalidate_s * 1000)
 
+    def is_over(self, entry: Held, lease: Lease) -> bool:
+        """Has a time run out that somebody gave the key itself? Nothing is served after it, however long a copy may be."""
+        is_own = lease.prefix.rule.generic or entry.deadline_ms != lease.until_ms
+        return is_own and entry.deadline_ms <= self._memory.now_ms
+
     def is_put_off(self, lease: Lease) -> bool:
         """Has a load of an ended copy failed a moment ago, and may the copy be served without another attempt?"""
         now = self._memory.now_ms
@@ -135,7 +140,7 @@ class Lifetimes:
         lease = entry.lease if entry is not None else None
         if entry is None or lease is None or lease.is_void() or self._memory.now_ms >= lease.stale_until_ms:
             return None
-        return entry.kind, entry.value
+        return None if self.is_over(entry, lease) else (entry.kind, entry.value)
 
     def put_off(self, key: bytes) -> None:
         """A load of the key failed: an old value stays, and the next attempt waits, longer each time."""

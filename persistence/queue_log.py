@@ -98,12 +98,12 @@ class QueueLog:
         """Record an unsaved change once more, if a record older than `below` is of it: its new sequence, else 0."""
         return self._journal.restate(item, change, below) if self._journal is not None else 0
 
-    def bury(self, item: Item, sqlstate: str, message: str, attempts: int, change: Change) -> int:
-        """A change becomes a dead letter: its id."""
+    def bury(self, item: Item, sqlstate: str, message: str, attempts: int, unix_ms: int, change: Change) -> int:
+        """A change becomes a dead letter, at that time: its id."""
         if self._journal is None:
             return next(self._dead_ids)
         prefix, key, seq = item
-        return self._journal.bury(prefix, key, seq, sqlstate, message, attempts, change)[0]
+        return self._journal.bury(prefix, key, seq, sqlstate, message, attempts, unix_ms, change)[0]
 
     def drop_letters(self, ids: Iterable[int]) -> None:
         """Dead letters are gone: dropped, or recorded again as changes."""

@@ -316,7 +316,7 @@ class Mapping:
         return tuple(tags)
 
     def _text_of(self, column: str, value: object) -> bytes | None:
-        # The text of one mapped column in a value.
+        # The text of one mapped column in a value. (One that is written to memory alone may be anything.)
         return None
 
     def value_of(self, key: RowKey, row: Row) -> Loaded | None:
@@ -408,6 +408,8 @@ class HashMapping(Mapping):
         return Loaded(HASH, value, NEVER) if value else None
 
     def _text_of(self, column: str, value: object) -> bytes | None:
+        if not isinstance(value, dict):
+            return None
         fields = cast(dict[bytes, bytes], value)
         return next((fields.get(field.name) for field in self.fields if field.column == column), None)
 
@@ -489,7 +491,12 @@ class JsonMapping(Mapping):
         self._writers = tuple([(json_string(field.name.decode()) + ":", field.codec.dump) for field in self.fields])
 
     def _text_of(self, column: str, value: object) -> bytes | None:
-        members = cast(dict[str, object], parse_json(cast(bytes, value)))
+        try:
+            members = parse_json(value) if isinstance(value, bytes) else None
+        except Unfit:
+            return None
+        if not isinstance(members, dict):
+            return None
         for name, field in self._names.items():
             if field.column == column:
                 item = members.get(name)
@@ -549,7 +556,7 @@ class ColumnMapping(Mapping):
         self._is_verbatim = is_verbatim(codec)
 
     def _text_of(self, column: str, value: object) -> bytes | None:
-        return cast(bytes, value) if column == self.fields[0].column else None
+        return value if isinstance(value, bytes) and column == self.fields[0].column else None
 
     def value_of(self, key: RowKey, row: Row) -> Loaded | None:
         return None if row[0] is None else Loaded(STRING, self._reader(row[0]), NEVER)

@@ -372,7 +372,8 @@ ASYNCIO: Final = {
     "persistence.journal_thread": "its thread, and the way back",
     "persistence.journal_waiters": "futures",
     "persistence.locks": "futures",
-    "persistence.write_behind": "the flushing task",
+    "persistence.flusher": "the flushing task",
+    "persistence.unsaved": "futures of those who wait until something is saved",
     "persistence.stores.postgres": "timers",
     "persistence.stores.sqlite": "a thread per connection",
     "server.app": "signals",
@@ -487,10 +488,7 @@ LARGER_FILES: Final = {
     "persistence/stores/postgres.py": (850, "one driver's traps, translated at one edge"),
     "server/dispatch.py": (920, "the choke point: the short road, the long road, transactions and managed keys"),
     "persistence/engine.py": (1000, "the strategies: plan, prepare, accept, apply, publish share their state"),
-    "persistence/write_behind.py": (
-        970,
-        "one queue: what a change may be waiting for, and every way out of each state",
-    ),
+    "persistence/flusher.py": (640, "one task: what is due, what became of it, and every way out of each state"),
     "persistence/journal.py": (700, "one state machine: what is recorded, who has the file, who is told"),
     "persistence/invalidation.py": (770, "an essay on what may be missed, and the one follower that misses nothing"),
 }

@@ -426,7 +426,7 @@ async def test_a_long_outage_under_load_is_bounded_memory_backpressure_and_a_ful
                             refused += 1
                             if refused > 40:
                                 return
-                        peak = max(peak, sum(each.bytes for each in queue._backlogs.values()))
+                        peak = max(peak, sum(each.bytes for each in queue.backlogs.values()))
 
                 await asyncio.gather(*[load(number, client) for number, client in enumerate(clients)])
                 assert refused > 0

@@ -190,7 +190,7 @@ class World:
             # Its write was refused.
             return
         change, seq = self.queue.pop(key)
-        id, settled = self.journal.bury(PREFIX, key, seq, "23514", "check violated", 5, change)
+        id, settled = self.journal.bury(PREFIX, key, seq, "23514", "check violated", 5, 0, change)
         self.letters[id] = change
         self.memory[key] = self.database.rows.get(key)
         self.promise(key, self.memory[key], settled)

@@ -304,7 +304,7 @@ def test_dead_letter_outlives_its_change(fsync: str) -> None:
     disk = FakeDisk()
     journal, _, runner = opened(disk, fsync)
     seq = journal.append(P, text(b"bad", b"value", None, 9_000))
-    id, settled = journal.bury(P, b"bad", seq, "23514", "no", 5, text(b"bad", b"value", None, 9_000))
+    id, settled = journal.bury(P, b"bad", seq, "23514", "no", 5, 0, text(b"bad", b"value", None, 9_000))
     journal.when_synced(settled, lambda error: None)
     runner.turn()
     after, recovery = reopened(disk, fsync)
@@ -314,7 +314,7 @@ def test_dead_letter_outlives_its_change(fsync: str) -> None:
     assert unsaved(recovery) == {}
     assert after.stats().dead_letters == 1
     # Ids are never given twice.
-    assert after.bury(P, b"bad", 0, "23514", "no", 5, text(b"bad", b"x"))[0] == id + 1
+    assert after.bury(P, b"bad", 0, "23514", "no", 5, 0, text(b"bad", b"x"))[0] == id + 1
 
 
 @pytest.mark.parametrize("fsync", ["always", "everysec", "no"])
@@ -322,7 +322,7 @@ def test_letter_that_is_retried_is_a_change_before_it_is_gone(fsync: str) -> Non
     disk = FakeDisk()
     journal, _, runner = opened(disk, fsync)
     seq = journal.append(P, text(b"bad", b"value"))
-    id, _ = journal.bury(P, b"bad", seq, "23514", "no", 5, text(b"bad", b"value"))
+    id, _ = journal.bury(P, b"bad", seq, "23514", "no", 5, 0, text(b"bad", b"value"))
     runner.turn()
     journal.append(P, text(b"bad", b"value"))
     journal.drop_letters([id])
@@ -337,7 +337,7 @@ def test_letter_is_not_buried_twice_nor_flies_again_when_only_its_own_file_was_s
     journal, _, runner = opened(disk)
     seq = journal.append(P, text(b"bad", b"value"))
     runner.turn()
-    journal.bury(P, b"bad", seq, "23514", "no", 5, text(b"bad", b"value"))
+    journal.bury(P, b"bad", seq, "23514", "no", 5, 0, text(b"bad", b"value"))
     # The next write to a segment is the record that settles it.
     disk.before = _fail_segment_writes
     runner.turn()
@@ -359,7 +359,7 @@ def test_file_of_dead_letters_is_compacted_and_forgets_nothing() -> None:
     for number in range(40):
         key = b"k%d" % number
         seq = journal.append(P, text(key, b"v" * 4000))
-        journal.bury(P, key, seq, "23514", "no", 5, text(key, b"v" * 4000))
+        journal.bury(P, key, seq, "23514", "no", 5, 0, text(key, b"v" * 4000))
         runner.turn()
     full = disk.size("/journal/journal-n1-dead.log")
     journal.drop_letters(range(1, 40))
@@ -369,7 +369,7 @@ def test_file_of_dead_letters_is_compacted_and_forgets_nothing() -> None:
     assert [letter.id for letter in recovery.letters] == [40]
     assert unsaved(recovery) == {}
     after.drop_letters([40])
-    assert after.bury(P, b"k", 0, "23514", "no", 1, text(b"k", b"v"))[0] == 41
+    assert after.bury(P, b"k", 0, "23514", "no", 1, 0, text(b"k", b"v"))[0] == 41
 
 
 # -- segments and room ------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def written(groups: int = 12, segment_bytes: int = 1024) -> FakeDisk:
         journal.append(P, text(b"k%d" % number, b"v%d" % number * 30))
         runner.turn()
     seq = journal.append(P, text(b"bad", b"value"))
-    journal.bury(P, b"bad", seq, "23514", "no", 5, text(b"bad", b"value"))
+    journal.bury(P, b"bad", seq, "23514", "no", 5, 0, text(b"bad", b"value"))
     runner.turn()
     journal.close_nowait()
     return disk
@@ -172,7 +172,7 @@ def test_dead_letters_are_repaired_too() -> None:
     journal, _, runner = opened(disk)
     for number in range(3):
         seq = journal.append(P, text(b"k%d" % number, b"v"))
-        journal.bury(P, b"k%d" % number, seq, "23514", "no", 5, text(b"k%d" % number, b"v"))
+        journal.bury(P, b"k%d" % number, seq, "23514", "no", 5, 0, text(b"k%d" % number, b"v"))
         runner.turn()
     journal.close_nowait()
     path = "/journal/journal-n1-dead.log"

@@ -447,6 +447,36 @@ async def test_a_dead_letter_survives_a_kill_and_is_saved_by_retry_once_the_row_
         assert (third.found.keys, third.found.dead_letters) == (0, 0)
 
 
+class HastyClock:
+    """A clock that has moved on whenever somebody looks."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    def now_ms(self) -> int:
+        self._looks += 1
+        return 1_700_000_000_000 + self._looks
+
+    def wall_offset_ms(self) -> int:
+        return 0
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+async def test_a_dead_letter_has_the_same_time_after_a_restart_however_late_it_was_listed() -> None:
+    store = poisoned()
+    rules = (rule("user:{id:int}", table="users", value="hash", retry_limit=1),)
+    async with Life(store, rules, FakeDisk(), clock=HastyClock()) as first:
+        await first.call("HSET", "user:1", "name", "poison", "n", 1)
+        await first.flush()
+        letters = await first.call("CACHE.DLQ", "LIST")
+        assert len(letters) == 1
+        disk = first.kill()
+    async with Life(store, rules, disk) as second:
+        assert await second.call("CACHE.DLQ", "LIST") == letters
+
+
 async def test_a_retry_is_recorded_before_its_letter_is_gone() -> None:
     store = poisoned()
     outage = Outage(store)
@@ -521,7 +551,7 @@ async def test_too_many_dead_letters_turn_into_backpressure(monkeypatch: pytest.
         for number in range(1, 40):
             replies.append(await life.call("HSET", f"user:{number}", "name", "poison"))
             life.engine.queues["main"].hurry()
-            await eventually(lambda: not life.engine.queues["main"]._flying)
+            await eventually(lambda: not life.engine.queues["main"].flying)
         accepted = replies.count(1)
         assert str(replies[-1]).startswith("BUSY")
         assert await life.call("CACHE.DLQ", "COUNT") == 3

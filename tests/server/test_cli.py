@@ -279,7 +279,7 @@ def journal(tmp_path: Path) -> Path:
         opened_journal.append("user:{id:int}", text(b"user:%d" % number, b"x" * 200))
         runner.turn()
     seq = opened_journal.append("page:", text(b"page:1", b"bad"))
-    opened_journal.bury("page:", b"page:1", seq, "23514", "check violated", 5, text(b"page:1", b"bad"))
+    opened_journal.bury("page:", b"page:1", seq, "23514", "check violated", 5, 0, text(b"page:1", b"bad"))
     opened_journal.begin_batch("main", [("user:{id:int}", b"user:1", 2)])
     runner.turn()
     opened_journal.close_nowait()

@@ -20,11 +20,11 @@ from random import Random
 from typing import Any, Final, TypeVar
 
 from persistence.errors import LoadTimeout, RowRejected, StoreDown, StoreError, StoreTimeout
+from persistence.flusher import QUARANTINE_SLACK_S
 from persistence.mapping import Mapping, RowOp
 from persistence.rows import RelationShape, Row, RowKey
 from persistence.stores.base import Applied, Stamp, StoreStats
 from persistence.stores.memory import MemoryStore
-from persistence.write_behind import QUARANTINE_SLACK_S
 
 T = TypeVar("T")
 

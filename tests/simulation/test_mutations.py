@@ -62,7 +62,7 @@ def flush_again_at_once(patch: Patch) -> None:
     def straggling(store: Store) -> int:
         return 0
 
-    patch.setattr("persistence.write_behind.straggling_ms", straggling)
+    patch.setattr("persistence.flusher.straggling_ms", straggling)
 
 
 def clear_the_mark_of_newer_writes(patch: Patch) -> None:
@@ -72,10 +72,10 @@ def clear_the_mark_of_newer_writes(patch: Patch) -> None:
     def careless(self: Engine, landed: Saved) -> None:
         target = landed.pending.target
         queue = self.queue_of(target.prefix)
-        newer = queue._backlogs[target.prefix].pendings.pop(target.key, None)
+        newer = queue.backlogs[target.prefix].pendings.pop(target.key, None)
         if newer is not None:
-            del queue._since[newer.first_seq]
-            queue._backlogs[target.prefix].bytes -= newer.bytes
+            del queue.since[newer.first_seq]
+            queue.backlogs[target.prefix].bytes -= newer.bytes
         entry = self.memory.held(target.key)
         if entry is not None and entry.lease is not None:
             entry.lease.dirty_seq = landed.pending.seq

@@ -26,6 +26,7 @@ from typing import Any, Final, cast
 
 from persistence.engine import Engine
 from persistence.errors import JournalError
+from persistence.flusher import QUARANTINE_SLACK_S
 from persistence.journal_options import JournalOptions
 from persistence.journal_recovery import open_journal
 from persistence.parked import Parked
@@ -33,7 +34,6 @@ from persistence.prefixes import RuleTable
 from persistence.restart import take_up
 from persistence.rows import ColumnShape, RelationShape
 from persistence.stores.memory import MemoryStore
-from persistence.write_behind import QUARANTINE_SLACK_S
 from protocol.decoder import PENDING, ReplyDecoder, ReplyError
 from protocol.encoder import encode_into
 from server.acl import Acl

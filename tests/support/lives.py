@@ -11,12 +11,12 @@ outlives the lives as a database does.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from random import Random
 from types import TracebackType
 from typing import Any, cast
 
+from persistence.clock import Clock
 from persistence.engine import Engine
 from persistence.errors import JournalError
 from persistence.journal import Journal
@@ -56,10 +56,11 @@ class Life:
         fsync: str = "always",
         segment_bytes: int = 64 << 10,
         quota_bytes: int = 1 << 20,
+        clock: Clock | None = None,
     ) -> None:
         self.disk = disk
         self.runner = LoopRunner()
-        self.clock = SystemClock()
+        self.clock = clock or SystemClock()
         self.keyspace = Keyspace(1, 1)
         self.keyspace.tick(self.clock.now_ms())
         self.memory = self.keyspace.database(0)
@@ -93,10 +94,7 @@ class Life:
         # The process is gone: nothing of it runs on.
         self.runner.ended = True
         for queue in self.engine.queues.values():
-            queue._closing = True
-            if queue._task is not None:
-                queue._task.cancel()
-                await asyncio.gather(queue._task, return_exceptions=True)
+            await queue.flusher.stop()
         await self.engine.loader.close(0.0)
         self.journal.close_nowait()
 

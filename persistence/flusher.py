@@ -1,0 +1,627 @@
+"""Flusher: takes what one write-behind queue has gathered, writes it to the store, and sees to whatever comes of that.
+
+    backlogs ──(due)──► flying ──► saved
+       ▲                  │
+       └── put back ◄─────┘  the store could not be reached, or refused a neighbour
+
+While a key flies, newer changes of it gather in a new Pending, and the key is not taken again before it has landed: two
+flushes of one key are never under way at once, and a flush clears only what it has sent.
+
+A flush whose answer does not come goes on flying until it is certain that it cannot be committed any more. Sending its
+keys again at once would be harmless by itself, because every op is absolute, but not what comes after:
+
+    1. flush of v1, no answer; it is still on its way
+    2. the client writes v2; the flush of v2 commits
+    3. the flush of v1 commits
+
+A Pending keeps the time of the *first* unsaved change, so a key that is written all the time is still saved every
+`write_delay`. All keys that are due go in one transaction. A refused transaction is bisected until the bad row stands
+alone; the rest commits. A row that was refused is tried again by itself, so that it never holds up its neighbours, and
+after `retry_limit` attempts it becomes a dead letter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from persistence.breaker import Breaker
+from persistence.change import DELETE, NEVER, WRITE
+from persistence.dead_letters import DeadLetter
+from persistence.errors import (
+    JournalError,
+    MappingRejected,
+    RowRejected,
+    RowsLocked,
+    StoreDown,
+    StoreError,
+    StoreRejected,
+    StoreTimeout,
+)
+from persistence.managed import ManagedPrefix
+from persistence.mapping import RowOp
+from persistence.pending import Flight, Pending, Saved, complete, item_of, op_of
+from persistence.seams import Random
+from persistence.stores.base import Applied, Stamp, Store
+from persistence.unsaved import Unsaved
+
+logger = logging.getLogger("forebay.write_behind")
+
+# First and longest pause after the store could not be reached. Short, because one flush at a time hurts nobody, and a
+# database that is back should be used at once.
+BACKOFF_FIRST_S: Final = 0.05
+BACKOFF_MOST_S: Final = 2.0
+# How long a mapping that the store refuses altogether is left alone before it is tried again.
+STOPPED_RETRY_S: Final = 5.0
+# How long a row that somebody else holds is left alone: trying it may take as long as the store waits for a lock.
+LOCKED_RETRY_S: Final = 1.0
+# Statements of one prefix in one transaction: what a transaction costs by itself (announcing it, COMMIT) is divided by
+# that many times `write_batch` rows.
+STATEMENTS: Final = 4
+# Rows that are made ready, or noted as saved, before clients get a turn: some milliseconds.
+_SLICE: Final = 250
+# How long the queue sleeps when nothing is due: whoever adds something wakes it.
+_IDLE_S: Final = 3600.0
+# Added to the server-side statement timeout before a key whose write had an unknown outcome is trusted again.
+QUARANTINE_SLACK_S: Final = 1.0
+
+
+def straggling_ms(store: Store) -> int:
+    """How long after a StoreTimeout the write may still be committed."""
+    return int((store.statement_timeout_s + QUARANTINE_SLACK_S) * 1000)
+
+
+class Flusher:
+    """The task that saves what one queue holds."""
+
+    __slots__ = (
+        "_alone_last",
+        "_backoff_s",
+        "_breaker",
+        "_clock",
+        "_closing",
+        "_doubtful",
+        "_force_until_seq",
+        "_log",
+        "_on_dead",
+        "_on_saved",
+        "_random",
+        "_rest_until_ms",
+        "_sent",
+        "_store",
+        "_task",
+        "_unsaved",
+        "_wake",
+        "down_since_ms",
+        "last_error",
+    )
+
+    def __init__(
+        self,
+        unsaved: Unsaved,
+        store: Store,
+        breaker: Breaker,
+        random: Random,
+        on_saved: Callable[[Saved], None],
+        on_dead: Callable[[Pending], None],
+    ) -> None:
+        self._unsaved = unsaved
+        self._log = unsaved.log
+        self._store = store
+        self._breaker = breaker
+        breaker.notify_closed(self.end_rest)
+        self._clock = unsaved.clock
+        self._random = random
+        self._on_saved = on_saved
+        self._on_dead = on_dead
+        # The last flush was of a row that was refused and is tried alone.
+        self._alone_last = False
+        # Flushes without an answer, oldest first; what they carry flies until it is known what became of them.
+        self._doubtful: deque[Flight] = deque()
+        # The one that is being sent.
+        self._sent: Flight | None = None
+        self._force_until_seq = 0
+        # The last pause after the store could not be written, and server milliseconds until which it lasts.
+        self._backoff_s = 0.0
+        self._rest_until_ms = 0
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        # Server milliseconds since when the store cannot be reached; 0 when it can.
+        self.down_since_ms = 0
+        self.last_error = ""
+
+    # -- asked from outside -------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """There is something to save, or more of it than before."""
+        self._wake.set()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def force(self, seq: int) -> None:
+        """Write what was changed up to a sequence without waiting for its delay."""
+        self._force_until_seq = max(self._force_until_seq, seq)
+        self._wake.set()
+
+    def end_rest(self) -> None:
+        """Try the store now: asked to, or somebody else has reached it."""
+        self._backoff_s = 0.0
+        self._rest_until_ms = 0
+        self._wake.set()
+
+    def ask_about(self, flight: Flight) -> None:
+        """Find out what became of a flush of the process before; oldest first."""
+        self._doubtful.append(flight)
+        self.wake()
+
+    @property
+    def has_doubts(self) -> bool:
+        """Is there a flush of which nobody knows what became?"""
+        return bool(self._doubtful)
+
+    async def stop(self) -> None:
+        """Send nothing more."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # -- flushing -----------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while not self._closing:
+            try:
+                pause_s = await self._flush_due()
+            except Exception:
+                # A bug of ours must not end the saving of everybody's writes.
+                logger.exception("flushing failed; what is unsaved stays queued")
+                pause_s = BACKOFF_MOST_S
+            if pause_s > 0:
+                self._wake.clear()
+                try:
+                    # (Not wait_for: until Python 3.12 it swallows a cancellation that comes together with the event.)
+                    async with asyncio.timeout(pause_s):
+                        await self._wake.wait()
+                except TimeoutError:
+                    continue
+
+    async def _flush_due(self) -> float:
+        # Returns how long nothing will be due, 0 to be called again at once.
+        if self._log.failure:
+            # Without a journal nothing can be saved exactly once. What it has is saved after the restart.
+            self._halt()
+            return _IDLE_S
+        now = self._clock.now_ms()
+        # New writes are no reason to hurry back to a sick store.
+        rest_ms = max(self._rest_until_ms - now, self._breaker.wait_ms())
+        if rest_ms > 0:
+            return rest_ms / 1000
+        if self._doubtful and self._doubtful[0].stamp is not None and not await self._settle():
+            return self._backoff_s
+        batch, next_ms = self._take(now)
+        if not batch:
+            return max(0.001, (next_ms - now) / 1000) if next_ms != NEVER else _IDLE_S
+        self._breaker.allows()
+        try:
+            await self._save(batch)
+        except JournalError:
+            self._doubt(batch)
+            return BACKOFF_FIRST_S
+        except StoreError as error:
+            # Sick, or it did not answer; or, before anything was sent, it let us read no mapping and make no table.
+            self._doubt(batch)
+            self._sick(error)
+            return self._backoff_s
+        except BaseException:
+            self._doubt(batch)
+            raise
+        finally:
+            self._sent = None
+            self._breaker.give_up()
+        self._healthy()
+        return 0.0
+
+    def _halt(self) -> None:
+        if self.last_error != self._log.failure:
+            self.last_error = self._log.failure
+            logger.error("nothing more is saved: %s", self.last_error)
+
+    def _doubt(self, batch: list[Pending]) -> None:
+        # What was sent flies until it is certain what became of it; nothing has happened to the rest.
+        sent = self._sent
+        if sent is not None:
+            sent.until_ms = self._clock.now_ms() + straggling_ms(self._store)
+            self._doubtful.append(sent)
+            unknown = set(map(id, sent.pendings))
+            batch = [pending for pending in batch if id(pending) not in unknown]
+        self._return(batch)
+
+    async def _settle(self) -> bool:
+        # Ask the database what became of flushes whose answer did not come. False: it cannot be asked now.
+        self._breaker.allows()
+        try:
+            await self._breaker.ask(self._log.prepare())
+            while self._doubtful and self._doubtful[0].stamp is not None:
+                flight = self._doubtful[0]
+                assert flight.stamp is not None
+                applied = await self._breaker.ask(self._store.claim(flight.stamp))
+                self._doubtful.popleft()
+                if applied:
+                    for pending in flight.pendings:
+                        self._landed(pending, Applied(True, None), unseen=True)
+                else:
+                    self._return(flight.pendings)
+                self._log.end(flight.stamp, applied)
+        except JournalError:
+            # What has landed has landed; the rest is found out after the restart.
+            return False
+        except StoreError as error:
+            self._sick(error)
+            return False
+        finally:
+            self._breaker.give_up()
+        self._unsaved.tell_waiters()
+        return True
+
+    def _take(self, now: int) -> tuple[list[Pending], int]:
+        # What is due, moved to flying; and when the next one will be.
+        batch: list[Pending] = []
+        next_ms = NEVER
+        while self._doubtful and self._doubtful[0].stamp is None and self._doubtful[0].until_ms <= now:
+            landed_or_not = self._doubtful.popleft().pendings
+            for pending in landed_or_not:
+                if pending.change.existed is False:
+                    # No longer certain.
+                    pending.change.existed = None
+            self._return(landed_or_not)
+        if self._doubtful:
+            next_ms = self._doubtful[0].until_ms
+        # A row that was refused goes alone, and not twice in a row: waiting for its lock may take long.
+        self._alone_last = not self._alone_last
+        for key, pending in list(self._unsaved.suspects.items()):
+            if key in self._unsaved.flying:
+                continue
+            # (Hurrying is no help against somebody else's lock, which counts no attempts.)
+            forced = pending.attempts > 0 and pending.first_seq <= self._force_until_seq
+            if pending.not_before_ms <= now or forced:
+                if not self._alone_last:
+                    next_ms = now
+                    break
+                del self._unsaved.suspects[key]
+                self._unsaved.flying[key] = pending
+                return [pending], now
+            next_ms = min(next_ms, pending.not_before_ms)
+        else:
+            self._alone_last = False
+        for prefix, backlog in self._unsaved.backlogs.items():
+            queue = backlog.pendings
+            if not queue:
+                continue
+            if prefix.stopped and next(iter(queue.values())).not_before_ms > now:
+                next_ms = min(next_ms, next(iter(queue.values())).not_before_ms)
+                continue
+            delay_ms = int(prefix.rule.write_delay_s * 1000)
+            most = prefix.rule.write_batch * STATEMENTS
+            # Waiting longer would save statements, and soon cost clients their time.
+            full = backlog.bytes * 2 > prefix.rule.max_dirty
+            due: list[Pending] = []
+            for key, pending in queue.items():
+                if len(due) == most:
+                    break
+                if key in self._unsaved.flying:
+                    # Due when that has landed.
+                    continue
+                due_ms = pending.first_ms + delay_ms
+                if due_ms > now and not full and pending.first_seq > self._force_until_seq:
+                    next_ms = min(next_ms, due_ms)
+                    break
+                due.append(pending)
+            for pending in due:
+                key = pending.target.key
+                del queue[key]
+                self._unsaved.flying[key] = pending
+            batch += due
+            if len(due) == most and queue:
+                next_ms = now
+        return batch, next_ms
+
+    # -- sending ------------------------------------------------------------------------------------------------------
+
+    async def _save(self, batch: list[Pending]) -> None:
+        # Commit the batch; on refusal split it until the bad row stands alone. Raises only for a sick store.
+        await self._complete(batch)
+        ops: list[RowOp] = []
+        sent: list[Pending] = []
+        want_rows = False
+        offset_ms = self._clock.wall_offset_ms()
+        for number, pending in enumerate(batch, 1):
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+            if pending.on_over is not None:
+                self._unsaved.leave(pending)
+                continue
+            prefix = pending.target.prefix
+            try:
+                mapping = prefix.mapping if prefix.mapping is not None else await self._breaker.ask(prefix.prepare())
+                if pending.target.row_key == () and not prefix.resolve(pending.target):
+                    raise RowRejected("42P10", f"the key does not fit the template {prefix.rule.name!r}")
+                op = op_of(pending, mapping, offset_ms)
+            except MappingRejected as error:
+                self._stop(pending, error)
+                continue
+            except StoreRejected as refusal:
+                self._refused(pending, refusal)
+                continue
+            except (StoreError, JournalError):
+                raise
+            except Exception as bug:
+                # A bug of ours: its row must not hold up all others.
+                logger.exception("a change of %s cannot be written down as a row", prefix.rule.name)
+                self._refused(pending, RowRejected("XX000", f"internal error: {type(bug).__name__}"))
+                continue
+            if op is None:
+                self._log.settle([item_of(pending)])
+                self._landed(pending, Applied(True, None))
+                continue
+            ops.append(op)
+            sent.append(pending)
+            want_rows = want_rows or not op.exact
+        if not ops:
+            return
+        stamp = await self._announce(sent)
+        try:
+            results = await self._breaker.ask(self._store.apply(ops, want_rows, stamp))
+        except StoreTimeout:
+            raise
+        except StoreError as failure:
+            self._sent = None
+            self._log.end(stamp, False)
+            if isinstance(failure, MappingRejected):
+                # Somebody may have dropped our own table.
+                self._log.distrust()
+            await self._refused_batch(sent, ops, failure)
+            return
+        self._sent = None
+        self._healthy()
+        counted: set[ManagedPrefix] = set()
+        for number, (pending, applied) in enumerate(zip(sent, results, strict=True), 1):
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+            counters = pending.target.prefix.counters
+            counters.flush_rows += 1
+            if pending.target.prefix not in counted:
+                counted.add(pending.target.prefix)
+                counters.flush_batches += 1
+                pending.target.prefix.stopped = ""
+            self._landed(pending, applied)
+        # Last: what has to be written once more is recorded by now.
+        self._log.end(stamp, True)
+        self._unsaved.tell_waiters()
+
+    async def _complete(self, batch: list[Pending]) -> None:
+        # Of values that are written as a whole, recovered members alone are not enough: the rest is in the database.
+        partial: dict[ManagedPrefix, list[Pending]] = {}
+        for pending in batch:
+            prefix = pending.target.prefix
+            if not pending.is_partial or pending.on_over is not None:
+                continue
+            try:
+                mapping = prefix.mapping if prefix.mapping is not None else await self._breaker.ask(prefix.prepare())
+            except StoreRejected:
+                # `_save` will meet it, too, and knows what to do.
+                continue
+            if not mapping.writes_members and (pending.target.row_key != () or prefix.resolve(pending.target)):
+                partial.setdefault(prefix, []).append(pending)
+        for prefix, pendings in partial.items():
+            assert prefix.mapping is not None
+            keys = [pending.target.row_key for pending in pendings]
+            rows = await self._breaker.ask(self._store.load_many(prefix.mapping, keys))
+            for pending in pendings:
+                row = rows.get(pending.target.row_key)
+                complete(pending, None if row is None else prefix.mapping.value_of(pending.target.row_key, row))
+
+    async def _announce(self, sent: list[Pending]) -> Stamp | None:
+        # The journal knows what is about to be sent before it is.
+        stamp = await self._log.begin([item_of(pending) for pending in sent])
+        self._sent = Flight(sent, stamp, 0)
+        return stamp
+
+    async def _refused_batch(self, sent: list[Pending], ops: list[RowOp], error: StoreError) -> None:
+        # Nothing of it was written. Divide it, unless the store itself is at fault.
+        if isinstance(error, MappingRejected):
+            prefixes = {pending.target.prefix for pending in sent}
+            if len(prefixes) == 1:
+                for pending in sent:
+                    self._stop(pending, error)
+                return
+            for prefix in prefixes:
+                await self._save([pending for pending in sent if pending.target.prefix is prefix])
+        elif isinstance(error, (StoreRejected, RowsLocked)):
+            if len(sent) == 1:
+                if isinstance(error, RowsLocked):
+                    self._locked(sent[0])
+                else:
+                    await self._save_parts(sent[0], ops[0], error)
+                return
+            middle = len(sent) // 2
+            await self._save(sent[:middle])
+            await self._save(sent[middle:])
+        else:
+            raise error
+
+    async def _save_parts(self, pending: Pending, op: RowOp, error: StoreRejected) -> None:
+        # A key was refused. If it is many rows, what can be saved of it is, so that a bad member costs no other.
+        halves = op.halves()
+        if halves is None:
+            self._refused(pending, error)
+            return
+        change = pending.change
+        if change.existed is False:
+            # Not any more, when a part of it has been saved.
+            change.existed = None
+        bad: set[bytes] = set()
+        self._sent = Flight([pending], None, 0)
+        parts = [*reversed(halves)]
+        while parts:
+            part = parts.pop()
+            try:
+                await self._breaker.ask(self._store.apply([part], False))
+            except MappingRejected as refusal:
+                self._stop(pending, refusal)
+                return
+            except RowsLocked:
+                self._sent = None
+                self._locked(pending)
+                return
+            except StoreDown:
+                self._sent = None
+                raise
+            except StoreRejected as rejected:
+                error = rejected
+                halves = part.halves()
+                if halves is not None:
+                    parts += reversed(halves)
+                elif not (members := part.members()):
+                    # Not one of its rows: the deletion of all others.
+                    self._refused(pending, error)
+                    return
+                else:
+                    bad |= members
+        if not bad:
+            self._log.settle([item_of(pending)])
+            self._landed(pending, Applied(True, None))
+            return
+        change.members = bad
+        change.existed = True
+        # What has been saved of it must not be saved again after a crash.
+        saved = item_of(pending)
+        self._unsaved.record_anew(pending)
+        self._log.settle([saved])
+        self._refused(pending, error)
+        self._unsaved.tell_waiters()
+
+    # -- what becomes of it -------------------------------------------------------------------------------------------
+
+    def _landed(self, pending: Pending, applied: Applied, unseen: bool = False) -> None:
+        change = pending.change
+        if self._unsaved.leave(pending):
+            return
+        if not applied.found and change.verb != DELETE:
+            # Somebody else deleted the row. The write was acknowledged, so it wins: write the whole value.
+            pending.target.prefix.counters.conflicts += 1
+            if change.verb == WRITE or change.value is not None:
+                change.existed = False
+                change.members = None
+                change.verb = WRITE
+                pending.first_ms -= int(pending.target.prefix.rule.write_delay_s * 1000)
+                self._unsaved.record_anew(pending)
+                self._unsaved.put_back(pending)
+                return
+            # (A new lifetime, recovered without the value that it was for.)
+            unseen = True
+        self._unsaved.backlogs[pending.target.prefix].bytes -= pending.bytes
+        del self._unsaved.since[pending.first_seq]
+        self._on_saved(Saved(pending, applied, unseen))
+
+    def _return(self, batch: list[Pending]) -> None:
+        # Back to the front of the queues, oldest first, newer changes merged on top.
+        for pending in reversed(batch):
+            if self._unsaved.flying.get(pending.target.key) is pending and not self._unsaved.leave(pending):
+                pending.target.prefix.counters.retries += 1
+                self._unsaved.put_back(pending)
+
+    def _refused(self, pending: Pending, error: StoreRejected) -> None:
+        if self._unsaved.leave(pending):
+            return
+        prefix = pending.target.prefix
+        prefix.counters.write_errors += 1
+        self._catch_up(pending)
+        pending.attempts += 1
+        if pending.attempts >= prefix.rule.retry_limit:
+            if not self._unsaved.dead.is_full():
+                self._bury(pending, error)
+                return
+            if pending.attempts == prefix.rule.retry_limit:
+                logger.error("too many dead letters: a key of %s stays unsaved: %s", prefix.rule.name, error)
+        pause_ms = min(BACKOFF_MOST_S * 1000, 50 * 2**pending.attempts) * (0.5 + self._random.random())
+        self._set_aside(pending, pause_ms)
+
+    def _locked(self, pending: Pending) -> None:
+        # Somebody else holds the row: set aside as a refused one, but that is no attempt.
+        if self._unsaved.leave(pending):
+            return
+        pending.target.prefix.counters.retries += 1
+        self._catch_up(pending)
+        pending.attempts = 0
+        self._set_aside(pending, LOCKED_RETRY_S * 1000)
+
+    def _set_aside(self, pending: Pending, pause_ms: float) -> None:
+        pending.not_before_ms = self._clock.now_ms() + int(pause_ms)
+        self._unsaved.suspects[pending.target.key] = pending
+
+    def _catch_up(self, pending: Pending) -> None:
+        # Changes that came while it flew deserve attempts of their own.
+        newer = self._unsaved.backlogs[pending.target.prefix].pendings.pop(pending.target.key, None)
+        if newer is not None:
+            self._unsaved.take_in(pending, newer)
+            pending.attempts = 0
+
+    def _bury(self, pending: Pending, error: StoreRejected) -> None:
+        prefix = pending.target.prefix
+        attempts = pending.attempts
+        # Looked at once: after a restart the letter has the time that the journal was told.
+        unix_ms = self._clock.now_ms() + self._clock.wall_offset_ms()
+        try:
+            id = self._log.bury(item_of(pending), error.sqlstate, error.message, attempts, unix_ms, pending.change)
+        except JournalError:
+            self._set_aside(pending, BACKOFF_MOST_S * 1000)
+            raise
+        self._unsaved.backlogs[prefix].bytes -= pending.bytes
+        del self._unsaved.since[pending.first_seq]
+        prefix.counters.dead_letters += 1
+        letter = DeadLetter(
+            id,
+            prefix.rule.name,
+            pending.target.key,
+            error.sqlstate,
+            error.message,
+            attempts,
+            unix_ms,
+            pending.change,
+        )
+        self._unsaved.dead.add(letter)
+        logger.error("dead letter %d: %r of %s refused: %s", letter.id, letter.key, letter.prefix, error)
+        self._on_dead(pending)
+        self._unsaved.tell_waiters()
+
+    def _stop(self, pending: Pending, error: MappingRejected) -> None:
+        prefix = pending.target.prefix
+        if self._unsaved.leave(pending):
+            return
+        if not prefix.stopped:
+            logger.error("saving of %s is stopped, its changes are kept: %s", prefix.rule.name, error)
+        prefix.stopped = str(error)
+        pending.not_before_ms = self._clock.now_ms() + int(STOPPED_RETRY_S * 1000)
+        self._unsaved.put_back(pending)
+
+    def _sick(self, error: StoreError) -> None:
+        if not self.down_since_ms:
+            self.down_since_ms = self._clock.now_ms()
+            logger.warning("store %s cannot be written, changes are kept: %s", self._store.name, error)
+        self.last_error = str(error)
+        doubled = min(BACKOFF_MOST_S, max(BACKOFF_FIRST_S, self._backoff_s * 2))
+        self._backoff_s = doubled * (0.5 + self._random.random() / 2)
+        self._rest_until_ms = self._clock.now_ms() + int(self._backoff_s * 1000)
+        self._unsaved.tell_waiters()
+
+    def _healthy(self) -> None:
+        self._backoff_s = 0.0
+        self._rest_until_ms = 0
+        if self.down_since_ms:
+            logger.info("store %s is written again", self._store.name)
+            self.down_since_ms = 0
