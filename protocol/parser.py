@@ -35,14 +35,12 @@ from typing import Final
 from protocol.errors import ProtocolError, printable
 from protocol.limits import DEFAULT, Limits
 from protocol.quick import (
-    ALONE,
     COMPILED,
     CRLF,
     PATIENCE,
     QUICK_ARGS,
     QUICK_BULK,
     alike,
-    alone,
     by_bytes,
     by_split,
     learn_alike,
@@ -219,12 +217,6 @@ class RequestParser:
         pos = 0
         size = len(data)
         if size <= self._quick_size:
-            if size <= ALONE and not COMPILED:
-                argv = alone(data)
-                if argv is not None:
-                    self.drained = True
-                    out.append(argv)
-                    return out
             if COMPILED:
                 pos = by_bytes(data, 0, most, self._max_args, out)
             elif most == 0 and alike(data, out):

@@ -54,6 +54,8 @@ _SPANS: Final[dict[bytes, int]] = {b"*%d" % n: 2 * n + 1 for n in range(1, 1000)
 _SHAPES: Final[dict[int, tuple[Callable[[bytes], tuple[bytes, ...]], bytes, bytes, bytes, bytes]]] = {}
 # Reads of that length that had another shape: every 64th is learnt, so that clients who differ cost next to nothing.
 _MISSED: Final[dict[int, int]] = {}
+# What a read begins with that may be one command of two to four arguments.
+_FEW_WORDS: Final = (b"*2\r\n", b"*3\r\n", b"*4\r\n")
 _LEARN_EVERY: Final = 64
 
 
@@ -78,7 +80,7 @@ def alone(data: bytes) -> list[bytes] | None:
             start, key, end = cut(data)
             if start == head and end == CRLF:
                 return [name, key]
-    argv = _alone_by_split(data)
+    argv = _alone_by_split(data) if data.startswith(_FEW_WORDS) else None
     if argv is not None:
         missed = _MISSED.get(len(data), _LEARN_EVERY) + 1
         if missed > _LEARN_EVERY:
@@ -169,7 +171,8 @@ def learn_alike(data: bytes, commands: list[list[bytes]]) -> None:
 
 
 def _alone_by_split(data: bytes) -> list[bytes] | None:
-    parts = data.split(CRLF)
+    # One cut more than four arguments take shows that it is more than one command.
+    parts = data.split(CRLF, 10)
     total = len(parts)
     heads = _HEADS
     if total == 6:
@@ -265,12 +268,7 @@ def by_split(data: bytes, pos: int, most: int, max_args: int, out: list[list[byt
                 if stop > total:
                     break
                 argv = parts[i + 2 : stop : 2]
-                at = i + 1
-                for arg in argv:
-                    if heads[len(arg)] != parts[at]:
-                        break
-                    at += 2
-                if at != stop:
+                if [heads[len(arg)] for arg in argv] != parts[i + 1 : stop : 2]:
                     odd = True
                     break
                 out.append(argv)
@@ -281,10 +279,16 @@ def by_split(data: bytes, pos: int, most: int, max_args: int, out: list[list[byt
             while total > i:
                 total -= 1
                 pos -= len(parts[total]) + 2
-        if odd or end == size or room == 0 or i == 0:
+        if odd or end == size or room == 0:
             return pos
-        if window < _LAST_WINDOW:
-            window += window
+        if i:
+            if window < _LAST_WINDOW:
+                window += window
+        elif window < _LAST_WINDOW:
+            # A single command that is longer, of many arguments more often than of a large one.
+            window = _LAST_WINDOW
+        else:
+            return pos
 
 
 def by_bytes(data: bytes, pos: int, most: int, max_args: int, out: list[list[bytes]]) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from persistence.plan import Commit
-from protocol.replies import Error
+from protocol.replies import NO_REPLY, Error
 from server.commands.context import Blocked
 from server.commands.spec import DELETES, READ, CommandSpec
+from server.encoded import Encoded
 from server.keyspace.overlay import Overlay
-from server.session import Call, Session
+from server.session import REPLY_MUTED, Call, Session
 
 
 def read_by(session: Session, spec: CommandSpec, argv: list[bytes]) -> list[bytes]:
@@ -52,6 +53,26 @@ def correct_deletes(calls: list[Call], replies: list[object], view: Overlay, com
             if own and isinstance(reply, int):
                 replies[index] = reply - len(own)
                 wrong -= own
+
+
+def unless_muted(session: Session, reply: object) -> object:
+    """What the client hears of a reply. CLIENT REPLY: `skip` swallows that of the *next* command, `off` all of them;
+    the switch itself is heard."""
+    before = session.state
+    session.refresh_state()
+    if not before & REPLY_MUTED:
+        return NO_REPLY if session.asking_reply != "on" else reply
+    if type(reply) is Encoded:
+        # Confirmations of SUBSCRIBE are messages, which are always heard.
+        if session.asking_reply == "skip":
+            session.asking_reply = "on"
+            session.refresh_state()
+        return reply
+    if session.asking_reply == "skip":
+        session.asking_reply = "on"
+        session.refresh_state()
+        return NO_REPLY
+    return NO_REPLY if session.asking_reply == "off" else reply
 
 
 async def at_once(reply: object) -> object:

@@ -51,6 +51,7 @@ from server.info import (
 )
 from server.journaling import Journaling
 from server.keyspace.keyspace import Keyspace
+from server.keyspace.weights import UNSAVED_OVERHEAD
 from server.memory_limits import MemoryLimits
 from server.metrics import Metrics
 from server.net.connection import Peers
@@ -483,7 +484,9 @@ class Node:
         yield from self.audience.info_clients()
 
     def _info_memory(self) -> Iterable[tuple[str, object]]:
-        used = self.keyspace.used()
+        # As Redis's buffers of replication: told, and no reason to evict, for it has a limit of its own (`max_dirty`).
+        unsaved = UNSAVED_OVERHEAD * self.engine.unsaved()
+        used = self.keyspace.used() + unsaved
         resident = resident_bytes()
         peak = peak_resident_bytes()
         yield "used_memory", used
@@ -494,6 +497,7 @@ class Node:
         yield "used_memory_peak_human", human_bytes(peak)
         yield from self.limits.info()
         yield "mem_reserve", self.keyspace.reserve
+        yield "mem_not_counted_for_evict", unsaved
         yield from self.scripting.info_memory()
         yield "mem_fragmentation_ratio", f"{resident / used if used else 0:.2f}"
 

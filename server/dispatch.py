@@ -31,7 +31,7 @@ from protocol.encoder import BULK_HEADERS, INTEGERS, encode, encode_into
 from protocol.limits import OUTPUT_HIGH_WATER
 from protocol.replies import NIL_ARRAY, NO_REPLY, OK, QUEUED, Error, Status
 from server import errors
-from server.afterwards import at_once, correct_deletes, count_failed, outcome, read_by, tell_misses
+from server.afterwards import at_once, correct_deletes, count_failed, outcome, read_by, tell_misses, unless_muted
 from server.blocking import Blocking, Retry, Waiter
 from server.commands.context import Blocked, Wait
 from server.commands.spec import DELETES, DENYOOM, FRESH, IMMEDIATE, KEYSPACE, WRITE, CommandSpec, spellings
@@ -47,10 +47,12 @@ from server.misses import Misses
 from server.monitors import Monitors
 from server.pausing import Pause
 from server.roads import RECORDERS, SURVEYS, Roads
-from server.session import REPLY_MUTED, RESTRICTED, Call, Session
+from server.runs import RUNS, run_weighed
+from server.session import RESTRICTED, Call, Session
 from server.store_errors import EXPECTED, reply_of
 from server.through_sets import ThroughSets
 from server.tracking import Reading, Tracking
+from server.untouched import Untouched
 
 log = logging.getLogger("forebay.dispatch")
 
@@ -58,6 +60,8 @@ _SHORT_BULK: Final = len(BULK_HEADERS)
 _SMALL_INTEGERS: Final = len(INTEGERS)
 # Commands of one batch. Half the high-water mark in short replies, which is what makes it safe not to weigh them.
 _SLICE: Final = OUTPUT_HIGH_WATER // (2 * (len(BULK_HEADERS) + 16))
+# Fewer commands than this are no pipeline for which a run would be worth a look.
+_FEW: Final = 4
 # Commands of a pipeline that are looked at for keys to load ahead.
 _LOOK_AHEAD: Final = 4096
 # Times that a write is run again because its row was deleted underneath it, before the client is told to try later.
@@ -146,6 +150,11 @@ class Dispatch:
         arity = spec.arity
         if len(argv) != arity and (arity >= 0 or len(argv) < -arity):
             return None
+        answer = spec.answer
+        if answer is not None and not (spec.writes and (self.engine.active or self.keyspace.limited)):
+            wire = answer(session, argv)
+            if wire is not None:
+                return wire
         reply: object
         try:
             if self.engine.active and session.db is self.managed_db:
@@ -197,16 +206,19 @@ class Dispatch:
         Stops early when `session.waiting` is set, when the output has passed the high-water mark, or when the session
         is to be closed. The keyspace's clock must have been set by the caller.
         """
+        # Short replies are not weighed: so many of them cannot pass the high-water mark.
+        end = min(len(commands), position + _SLICE)
+        if end - position >= _FEW and not session.state:
+            position = self._run_alike(session, commands, position, end, out)
+            if position == end:
+                self.long_bytes = 0
+                return position
+        ahead = commands if end - position == len(commands) else commands[position:end]
         table = self._ordinary
         ordinary = table if not session.state else _NO_COMMANDS
         managed = self.engine.active and session.db is self.managed_db
         limited = self.keyspace.limited
         size = 0
-        # Short replies are not weighed: so many of them cannot pass the high-water mark.
-        if position or len(commands) > _SLICE:
-            ahead = commands[position : position + _SLICE]
-        else:
-            ahead = commands
         for argv in ahead:
             position += 1
             reply: object
@@ -217,9 +229,10 @@ class Dispatch:
                     if session.waiting is None:
                         encode_into(out, reply, session.protocol)
                     break
-                # Another state, or another database.
+                # Another state, another database, or another limit.
                 ordinary = table if not session.state else _NO_COMMANDS
                 managed = self.engine.active and session.db is self.managed_db
+                limited = self.keyspace.limited
             else:
                 arity = spec.arity
                 if len(argv) != arity and (arity >= 0 or len(argv) < -arity):
@@ -279,6 +292,30 @@ class Dispatch:
                 if size > OUTPUT_HIGH_WATER:
                     break
         self.long_bytes = size
+        return position
+
+    def _run_alike(
+        self, session: Session, commands: list[list[bytes]], position: int, end: int, out: list[bytes]
+    ) -> int:
+        # What the commands from `position` on have in common is done once for all of them; the position of the first
+        # that has to go its own way.
+        spec = self._ordinary.get(commands[position][0])
+        run = RUNS.get(spec.handler) if spec is not None else None
+        db = session.db
+        if spec is None or run is None or db.heeded or db.lent or (self.engine.active and db is self.managed_db):
+            return position
+        begin = position
+        try:
+            if spec.grows and self.keyspace.limited:
+                position = run_weighed(run, self.keyspace, session, commands, position, end, out)
+            else:
+                position = run(session, commands, position, end, out)
+        except Exception as bug:
+            # Nobody knows how far it came: the client is told, and nothing behind it runs.
+            out.append(self.fail(spec, commands[position], bug).wire)
+            session.close_after_reply = True
+            position = end
+        spec.calls += position - begin
         return position
 
     def _look_again(
@@ -369,10 +406,8 @@ class Dispatch:
                 if reply is not None or session.waiting is not None:
                     return reply
         elif is_normal and ((len(argv) == 5 and spec is self._set) or (len(argv) == 2 and spec.flags & DELETES)):
-            if spec is self._set:
-                reply = self._sets.run_for(session, argv)
-            else:
-                reply = self._sets.delete(session, spec, argv[1])
+            sets = self._sets
+            reply = sets.run_for(session, argv) if spec is self._set else sets.delete(session, spec, argv[1])
             if reply is not None or session.waiting is not None:
                 return reply
         if spec.flags & KEYSPACE:
@@ -499,7 +534,8 @@ class Dispatch:
     def _try(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
         try:
             if session.no_touch and spec.has_keys and spec.name != "touch":
-                return self._run_untouched(session, spec, argv)
+                with Untouched(session.db, spec.keys_of(argv)):
+                    return self._run(session, spec, argv)
             return self._run(session, spec, argv)
         except CommandError as error:
             return error.reply
@@ -536,48 +572,15 @@ class Dispatch:
         self._hold_survey(session)
         return spec if self.row_of_script is None else self.row_of_script(spec, argv)
 
-    def _run_untouched(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
-        # CLIENT NO-TOUCH: recency and frequency of the keys stay as they were.
-        db = session.db
-        entries = [entry for entry in map(db.held, spec.keys_of(argv)) if entry is not None]
-        traces = [(entry, entry.access_ms, entry.freq, entry.home, entry.home.hit_cap) for entry in entries]
-        for entry in entries:
-            entry.home.hit_cap = 0
-        try:
-            return self._run(session, spec, argv)
-        finally:
-            for entry, access_ms, freq, home, hit_cap in traces:
-                entry.access_ms = access_ms
-                entry.freq = freq
-                home.hit_cap = hit_cap
-
     def _mute(self, session: Session, reply: object) -> object:
         # What the client hears: its reply, and behind it what its own command had to say to it.
-        heard = self._unless_muted(session, reply)
+        heard = unless_muted(session, reply)
         late = session.take_late()
         if not late:
             return heard
         if isinstance(heard, Error):
             self.count_error(heard)
         return Encoded(b"".join((encode(heard, session.protocol), late)))
-
-    def _unless_muted(self, session: Session, reply: object) -> object:
-        # CLIENT REPLY: `skip` swallows the reply of the *next* command, `off` all of them; the switch itself is heard.
-        before = session.state
-        session.refresh_state()
-        if not before & REPLY_MUTED:
-            return NO_REPLY if session.asking_reply != "on" else reply
-        if type(reply) is Encoded:
-            # Confirmations of SUBSCRIBE are messages, which are always heard.
-            if session.asking_reply == "skip":
-                session.asking_reply = "on"
-                session.refresh_state()
-            return reply
-        if session.asking_reply == "skip":
-            session.asking_reply = "on"
-            session.refresh_state()
-            return NO_REPLY
-        return NO_REPLY if session.asking_reply == "off" else reply
 
     def _enqueue(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
         assert session.queue is not None
@@ -753,6 +756,7 @@ class Dispatch:
                 return self._run_ready(session, calls, plan, [])
         except EXPECTED as error:
             session.unwatch()
+            count_failed(calls, True)
             return reply_of(error)
         session.waiting = self._run_waiting(session, calls, plan, [])
         return None

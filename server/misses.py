@@ -147,8 +147,8 @@ class Misses:
                 reply = runner.fail(spec, argv, bug)
             finally:
                 session.db = self._memory
-            if type(reply) is Error:
-                spec.failed += 1
+        if type(reply) is Error:
+            spec.failed += 1
         if self._engine.undurable is not None:
             runner.hold(session, spec.keys_of(argv))
         if self._keyspace.limited:

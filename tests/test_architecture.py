@@ -112,10 +112,12 @@ DISPATCH: Final = (
     "server.monitors",
     "server.pausing",
     "server.roads",
+    "server.runs",
     "server.session",
     "server.store_errors",
     "server.through_sets",
     "server.tracking",
+    "server.untouched",
 )
 NET: Final = (
     "protocol",
@@ -169,7 +171,7 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
         "server.session",
         "server.store_errors",
     ),
-    "server.afterwards": (*SESSION, "persistence.plan", "server.session"),
+    "server.afterwards": (*SESSION, "persistence.plan", "server.encoded", "server.session"),
     "server.blocking": (*SESSION, "persistence.change", "persistence.seams", "server.session"),
     "server.dispatch": DISPATCH,
     "server.net": NET,
@@ -193,6 +195,8 @@ MAY_IMPORT: Final[dict[str, tuple[str, ...]]] = {
     "server.access": WIRING,
     "server.audience": WIRING,
     "server.roads": ("server.commands",),
+    "server.runs": (*SESSION, "persistence.change", "protocol.encoder"),
+    "server.untouched": ("server.keyspace",),
     # Scripts. The interpreter knows replies and nothing of who calls it.
     "server.lua": ("protocol.encoder", "protocol.replies", "server.errors", "server.lua"),
     "server.script_text": ("protocol.replies", "server.errors"),

@@ -198,7 +198,7 @@ def test_configuration_keys_that_are_named_exist(name: str) -> None:
     # Fields of what CACHE.ADVISE and INFO memory say.
     others |= set(re.findall(r'"([a-z_]+)": ', text("server/advice.py")))
     others |= set(re.findall(r'yield "([a-z_]+)"', text("server/memory_limits.py") + text("server/collector.py")))
-    others.add("mem_reserve")
+    others |= {"mem_reserve", "mem_not_counted_for_evict"}
     # What INFO tells of the journal, and tests, of which the loss table names one for each cell.
     others |= set(re.findall(r'"(journal_[a-z_]+)"', text("server/journaling.py")))
     tests = {

@@ -14,6 +14,7 @@ from server.commands.context import Context
 Handler = Callable[[Context, list[bytes]], object]
 KeyFinder = Callable[[list[bytes]], list[bytes]]
 Test = Callable[[list[bytes]], bool]
+Answer = Callable[[Context, list[bytes]], bytes | None]
 
 # Flags, named as COMMAND names them.
 READ: Final = 1
@@ -64,6 +65,7 @@ class CommandSpec:
     """One command or subcommand. Frozen by convention after its module is imported, but for the counters."""
 
     __slots__ = (
+        "answer",
         "arity",
         "blind",
         "calls",
@@ -122,6 +124,8 @@ class CommandSpec:
         # The arguments as redis.io prints them: `key value [NX | XX] [EX seconds]`.
         self.syntax = syntax
         self.subcommands: dict[bytes, CommandSpec] = {}
+        # Does all of a plain call that came alone, and gives its encoded reply (server/runs.py). None: no such text.
+        self.answer: Answer | None = None
         # Counters for INFO commandstats.
         self.calls = 0
         self.rejected = 0

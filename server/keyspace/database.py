@@ -20,7 +20,7 @@ from eviction.policy import HITS
 from persistence.change import HASH, NEVER, STRING
 from persistence.field_lifetimes import ExpiringHash
 from persistence.lease import Lease
-from server.keyspace.entry import Entry, LeasedLife, Life, moment
+from server.keyspace.entry import Entry, LeasedLife, Life, OwnSeat, moment
 from server.keyspace.excerpt import Excerpt
 from server.keyspace.field_wheel import FieldWheel
 from server.keyspace.graveyard import Graveyard
@@ -191,22 +191,29 @@ class Database:
                 counters.hits += 1
                 counters.saved_db_ms += lease.cost_ms
         self.hits += 1
-        # As in `_note_hit`.
+        # As in `note_hit`.
         seat = entry.seat
         if seat.freq > seat.home.hit_cap:
             seat.home.touched(entry)
         elif seat.freq < seat.home.hit_cap:
-            entry.freq = seat.freq + 1
+            if isinstance(seat, OwnSeat):
+                seat.freq += 1
+            else:
+                entry.freq = seat.freq + 1
         return entry
 
-    def _note_hit(self, entry: Entry) -> None:
-        # A hit that leads to no seat that is known beforehand.
-        home = entry.seat.home
-        freq = entry.seat.freq
-        if freq < home.hit_cap:
-            entry.freq = freq + 1
-        elif freq > home.hit_cap:
+    def note_hit(self, entry: Entry) -> None:
+        """A hit that leads to no seat that is known beforehand."""
+        seat = entry.seat
+        home = seat.home
+        if seat.freq > home.hit_cap:
             home.touched(entry)
+        elif seat.freq < home.hit_cap:
+            # One hit more is nothing that could be shared again.
+            if isinstance(seat, OwnSeat):
+                seat.freq += 1
+            else:
+                entry.freq = seat.freq + 1
 
     def peek(self, key: bytes) -> Entry | None:
         """The live entry of a key, without counting, touching or waking anybody. O(1)."""
@@ -283,7 +290,7 @@ class Database:
             life.access_s = self.moment.access_s
         else:
             entry.life = self.moment
-        self._note_hit(entry)
+        self.note_hit(entry)
         return entry
 
     def put(self, key: bytes, kind: int, value: object, deadline_ms: int, event: bytes) -> Entry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from protocol.parser import RequestParser
-from protocol.quick import _RUNS, alike, alone, learn_alike
+from protocol.quick import _RUNS, alike, alone, by_split, learn_alike
 
 ALPHABET = b"ab\r\n$*3"
 
@@ -104,3 +104,13 @@ def test_shapes_of_pipelines_are_remembered_within_bounds() -> None:
         commands = [[b"GET", b"k" * size]] * 2
         learn_alike(b"".join(map(packed, commands)), commands)
     assert len(_RUNS) <= 512
+
+
+def test_command_of_many_arguments_is_longer_than_the_first_window_and_taken_whole() -> None:
+    many = [b"MSET", *[b"argument %d" % number for number in range(150)]]
+    out: list[list[bytes]] = []
+    data = packed(many) + packed([b"GET", b"a"])
+    assert by_split(data, 0, 0, 1000, out) == len(data)
+    assert out == [many, [b"GET", b"a"]]
+    # One that a window of any size is too small for is left to the careful road.
+    assert by_split(packed([b"SET", b"a", b"x" * 8000]), 0, 0, 1000, out) == 0
