@@ -13,13 +13,15 @@ all of them are in memory.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import cast
 
 from persistence.change import DELETE, NEVER, STRING, Change
 from persistence.engine import Engine
 from persistence.errors import StoreError, StoreTimeout
 from persistence.group_commit import Lander, RowWrite
 from persistence.lease import Lease
+from persistence.lifetimes import may_renew
 from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import DELETE as ROW_DELETE
 from persistence.prefixes import WRITE_THROUGH
@@ -100,19 +102,21 @@ class ShortThrough:
         engine.loader.begin_write(key)
         engine.groups[write.prefix.rule.store].send(write)
 
-    def settle(self, writes: Iterable[RowWrite]) -> None:
+    def settle(self, writes: Sequence[RowWrite]) -> None:
         """Show what the store has of these, and let the next writer of each key go on."""
         engine = self._engine
         # One moment for all of them.
         now = engine.memory.now_ms = engine.clock.now_ms()
-        for write in writes:
-            assert isinstance(write, ThroughWrite)
-            key = write.key
-            # (Which also fences the key.)
-            engine.loader.end_write(key)
+        ours = cast(Sequence[ThroughWrite], writes)
+        # (Which also fences the keys.)
+        engine.loader.end_writes([write.key for write in ours])
+        for write in ours:
             try:
                 if write.error is not None:
                     self._give_up(write, write.error)
+                elif write.prefix.retired:
+                    engine.memory.drop(write.key)
+                    engine.memory.touch_watchers(write.key)
                 elif write.op.verb == ROW_DELETE:
                     self._remove(write)
                 else:
@@ -120,8 +124,8 @@ class ShortThrough:
             except Exception:
                 # A bug of ours: the store has the value, so nobody may see an older one.
                 log.exception("a value that was written could not be published")
-                engine.memory.drop(key)
-            engine.locks.give_back(key)
+                engine.memory.drop(write.key)
+            engine.locks.give_back(write.key)
 
     def _remove(self, write: ThroughWrite) -> None:
         memory = self._engine.memory
@@ -143,19 +147,26 @@ class ShortThrough:
         if prefix.negatives:
             prefix.forget_absent(key)
         prefix.counters.writes += 1
+        deadline_ms = write.deadline_ms
+        entry = memory.held(key)
+        old = entry.lease if entry is not None else None
+        if entry is not None and old is not None and deadline_ms == NEVER and may_renew(entry, old, prefix):
+            until_ms = old.renew(now)
+            if rule.tags and prefix.mapping is not None:
+                old.tags = prefix.mapping.tags_of(write.op.key, value)
+            memory.overwrite(entry, cast(bytes, value), NEVER if rule.generic else until_ms, b"set")
+            entry.soft_ms = until_ms
+            return
         ttl_ms = engine.lifetimes.ttl_ms(rule)
         until_ms = now + ttl_ms if ttl_ms else NEVER
-        deadline_ms = write.deadline_ms
         # The deadline of a mapped row is its copy's lifetime; that of a generic row is data.
         if not rule.generic:
             deadline_ms = until_ms = until_ms if deadline_ms == NEVER else deadline_ms
-        lease = Lease(prefix, now, 0.0, ttl_ms, until_ms)
+        lease = Lease(prefix, now, old.cost_ms if old is not None else 0.0, ttl_ms, until_ms)
         if rule.tags and prefix.mapping is not None:
             lease.tags = prefix.mapping.tags_of(write.op.key, value)
-        if prefix.ages or rule.generic or not memory.admit_written(key, STRING, value, until_ms, lease):
-            old = memory.held(key)
-            if old is not None and old.lease is not None:
-                lease.cost_ms = old.lease.cost_ms
+        is_known = entry is not None or prefix.ages or rule.generic
+        if is_known or not memory.admit_written(key, STRING, value, until_ms, lease):
             entry = memory.put(key, STRING, value, deadline_ms, b"set")
             engine.lifetimes.attach(entry, lease, now)
             if write.deadline_ms != NEVER:

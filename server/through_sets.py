@@ -32,7 +32,16 @@ class ThroughSet(ThroughWrite):
     def __init__(
         self, spec: CommandSpec, key: bytes, prefix: ManagedPrefix, op: RowOp, value: object, deadline_ms: int
     ) -> None:
-        super().__init__(key, prefix, op, value, deadline_ms)
+        # `ThroughWrite`, written out: there is one of these per write.
+        self._told = None
+        self._is_due = False
+        self.op = op
+        self.applied = None
+        self.error = None
+        self.key = key
+        self.prefix = prefix
+        self.value = value
+        self.deadline_ms = deadline_ms
         self._spec = spec
 
     def answer(self) -> object:

@@ -43,6 +43,7 @@ from persistence.errors import (
 from persistence.mapping import DELETE, GENERIC_TABLE, REPLACE, UPDATE, Mapping, RowOp
 from persistence.rows import ColumnShape, RelationShape, Row, RowKey
 from persistence.sql import RelationError, quote_relation
+from persistence.stores import postgres_arrays
 from persistence.stores.base import APPLIED_TABLE, MET, PAGE_TIMEOUT_S, Applied, OwnWrites, Stamp, StoreStats
 
 Connection = asyncpg.Connection
@@ -332,6 +333,7 @@ class PostgresStore:
             self._errors += 1
             raise self._translated(error, _NOTHING_SENT, False) from error
         _keep_alive(connection)
+        postgres_arrays.teach(getattr(connection, "_protocol").get_settings())  # noqa: B009 - its stubs do not know it
         return connection
 
     # Run `work` on a connection, with errors translated. A load on a connection that died while idle is repeated once.
