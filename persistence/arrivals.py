@@ -38,6 +38,8 @@ class Arrivals:
 
     def loaded(self, prefix: ManagedPrefix, flights: list[Flight], cost_ms: float) -> None:
         """What one statement brought may be cached. What is the same for all keys of a prefix is worked out once."""
+        if prefix.retired:
+            return
         rule = prefix.rule
         now = self._clock.now_ms()
         offset_ms = self._clock.wall_offset_ms() if rule.generic else 0

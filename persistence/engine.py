@@ -660,6 +660,10 @@ class Engine:
                 memory.drop(key)
                 memory.touch_watchers(key)
             return
+        if seq == 0 and prefix.retired:
+            memory.drop(key)
+            memory.touch_watchers(key)
+            return
         now = memory.now_ms
         deadline_ms = change.deadline_ms
         if change.verb == EXPIRY and deadline_ms <= now and seq == 0:
@@ -668,8 +672,9 @@ class Engine:
             return
         ttl_ms = self.lifetimes.ttl_ms(prefix.rule)
         until_ms = now + ttl_ms if ttl_ms else NEVER
-        if not prefix.rule.generic:
-            # The deadline of a mapped row is its copy's lifetime; NEVER from a writer means "the default".
+        if not prefix.rule.generic or not prefix.rule.saves:
+            # The deadline of a mapped row is its copy's lifetime, as is that of what memory alone is to have; NEVER
+            # from a writer means "the default".
             if deadline_ms == NEVER and change.verb == WRITE:
                 deadline_ms = until_ms
             else:
@@ -693,14 +698,23 @@ class Engine:
             self.loader.fence(key)
             prefix.forget_absent(key)
             entry = memory.held(key)
-            if entry is None or entry.lease is not None:
+            if entry is None:
                 continue
-            prefix.counters.writes += 1
-            ttl_ms = self.lifetimes.ttl_ms(prefix.rule)
-            if entry.deadline_ms == NEVER and ttl_ms:
-                entry.deadline_ms = now + ttl_ms
-                self.memory.refile(key)
-            self.lifetimes.attach(entry, Lease(prefix, now, 0.0, ttl_ms, entry.deadline_ms), now)
+            lease = entry.lease
+            if lease is None:
+                prefix.counters.writes += 1
+                ttl_ms = self.lifetimes.ttl_ms(prefix.rule)
+                if entry.deadline_ms == NEVER and ttl_ms:
+                    entry.deadline_ms = now + ttl_ms
+                    self.memory.refile(key)
+                lease = Lease(prefix, now, 0.0, ttl_ms, entry.deadline_ms)
+                self.lifetimes.attach(entry, lease, now)
+            elif entry.soft_ms > lease.until_ms:
+                # EXPIRE or PERSIST: what memory alone has been given lives as long as it was told.
+                lease.until_ms = lease.stale_until_ms = entry.deadline_ms
+                memory.refile(key)
+            if prefix.rule.tags and prefix.mapping is not None:
+                lease.tags = prefix.mapping.tags_of(target.row_key, entry.value)
 
     def distrust(self, target: Target) -> None:
         """The write may still land: drop the key, serve it uncached, and let writes wait until it must be over."""
@@ -784,7 +798,7 @@ class Engine:
         if lease is None or not 0 < lease.dirty_seq <= pending.seq:
             return
         lease.dirty_seq = 0
-        if saved.unseen:
+        if saved.unseen or target.prefix.retired:
             self.memory.drop(target.key)
             return
         row = saved.applied.row

@@ -5,6 +5,7 @@ A plain key has none. The keyspace carries a Lease and counts hits on it; the en
 
 from __future__ import annotations
 
+from persistence.change import NEVER
 from persistence.managed import ManagedPrefix
 
 
@@ -53,6 +54,14 @@ class Lease:
         self.retry_pause_ms = 0.0
         # Tags of the row (`tenant_id=7`), from the rule's `tags`.
         self.tags: tuple[bytes, ...] = ()
+
+    def renew(self, now: int) -> int:
+        """A new term of the same length, as if it were a new lease; when it ends."""
+        until_ms = now + self.ttl_ms if self.ttl_ms else NEVER
+        self.loaded_ms = now
+        self.until_ms = self.stale_until_ms = until_ms
+        self.generation = self.prefix.generation
+        return until_ms
 
     def is_void(self) -> bool:
         """Was the entry voided by CACHE.BUMP or CACHE.UNTAG since it was made? If not, that is noted. O(tags)."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from persistence.change import NEVER
+from persistence.change import NEVER, STRING
 from persistence.lease import Lease
 from persistence.managed import ManagedPrefix
 from persistence.mapping import Loaded
@@ -25,6 +25,21 @@ from persistence.seams import Clock, Held, Memory, Random
 # one), because the next read must not hammer a sick store.
 BACKOFF_FIRST_MS: Final = 500.0
 BACKOFF_LONGEST_MS: Final = 60_000
+
+
+def may_renew(entry: Held, lease: Lease, prefix: ManagedPrefix) -> bool:
+    """May a string that is overwritten keep its lease for another term (`Lease.renew`), as if it were a new one?
+
+    The lease's length has its jitter already; and it ends later than before, so that the expiry wheel need not hear of
+    it. Not where more than one number depends on its time, and not if a command has given the copy another end.
+    """
+    return (
+        lease.prefix is prefix
+        and entry.kind == STRING
+        and entry.deadline_ms == (NEVER if prefix.rule.generic else lease.until_ms)
+        and not (prefix.ages or lease.lapsed or lease.retry_ms)
+        and (lease.loaded_ms + lease.ttl_ms == lease.until_ms or not lease.ttl_ms)
+    )
 
 
 class Lifetimes:
@@ -125,7 +140,7 @@ class Lifetimes:
         return self._memory.now_ms < lease.until_ms + int(lease.prefix.rule.stale_while_revalidate_s * 1000)
 
     def is_over(self, entry: Held, lease: Lease) -> bool:
-        """Has a time run out that somebody gave the key itself? Nothing is served after it, however long a copy may be."""
+        """Has a time run out that somebody gave the key itself? Nothing is served after it, however old a copy may be."""
         is_own = lease.prefix.rule.generic or entry.deadline_ms != lease.until_ms
         return is_own and entry.deadline_ms <= self._memory.now_ms
 

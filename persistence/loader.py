@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from persistence.errors import LoadTimeout, StoreError, StoreRejected, StoreTimeout
@@ -351,6 +351,21 @@ class Loader:
             self._writing[key] = left
         else:
             del self._writing[key]
+
+    def end_writes(self, keys: Sequence[bytes]) -> None:
+        """`end_write` for many, none of them written together with others."""
+        writing = self._writing
+        flights = self._flights
+        if flights or self._watches or self.joint:
+            for key in keys:
+                self.end_write(key)
+            return
+        # Nothing is being loaded, and nobody watches.
+        self.fences += len(keys)
+        for key in keys:
+            left = writing.pop(key) - 1
+            if left:
+                writing[key] = left
 
     def is_writing(self, key: bytes) -> bool:
         """Is a write of the key in flight?"""

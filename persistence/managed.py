@@ -114,6 +114,7 @@ class ManagedPrefix:
         "keys",
         "mapping",
         "negatives",
+        "retired",
         "rule",
         "stopped",
         "store",
@@ -147,6 +148,9 @@ class ManagedPrefix:
         self.negatives: OrderedDict[bytes, int] = OrderedDict()
         # Why the store refuses this mapping altogether; empty when it does not.
         self.stopped = ""
+        # A reload has put another rule in its place, or none. What began under it is finished, and leaves no copy: that
+        # would never be renewed.
+        self.retired = False
 
     async def prepare(self) -> Mapping:
         """The mapping, built from the live schema on first use.

@@ -23,6 +23,7 @@ async def reload(engine: Engine, rules: RuleTable, timeout_s: float) -> list[str
         return problems
     changed = bool(leaving) or len(prefixes) != len(engine.prefixes)
     for prefix in leaving:
+        prefix.retired = True
         engine.bump(prefix)
     engine.adopt(rules, prefixes)
     for rule in rules.rules:

@@ -129,6 +129,10 @@ class ShortLoad:
         for key in keys:
             if key not in loaded:
                 entry = self._engine.memory.held(key)
-                if entry is None or not is_current(entry, now):
+                if entry is None:
+                    # Nothing is behind a plain key: it is seen as absent. That of a row has gone from memory.
+                    if self._engine.target(key) is not None:
+                        return False
+                elif not is_current(entry, now):
                     return False
         return True

@@ -16,10 +16,10 @@ from typing import Final
 from persistence.change import NEVER, STRING, WRITE, Change
 from persistence.engine import Engine
 from persistence.lease import Lease
+from persistence.lifetimes import may_renew
 from persistence.managed import ManagedPrefix, Target
 from persistence.prefixes import WRITE_BEHIND, WRITE_THROUGH, PrefixRule, RuleTable
 from persistence.rows import RowKey
-from persistence.seams import Held
 from persistence.write_behind import WriteBehind
 
 # What `set` answers beside sequences: the long road has to be taken; no rule applies; write-through has another road.
@@ -97,11 +97,8 @@ class ShortWrite:
         memory = engine.memory
         entry = memory.held(key)
         lease = entry.lease if entry is not None else None
-        if entry is not None and lease is not None and self._goes_on(entry, lease, way):
-            # A new term for the lease that is there.
-            lease.loaded_ms = now = memory.now_ms
-            lease.until_ms = lease.stale_until_ms = until_ms = now + lease.ttl_ms if lease.ttl_ms else NEVER
-            lease.generation = prefix.generation
+        if entry is not None and lease is not None and may_renew(entry, lease, prefix):
+            until_ms = lease.renew(memory.now_ms)
             memory.overwrite(entry, value, NEVER if way.is_generic else until_ms, b"set")
             entry.soft_ms = until_ms
         else:
@@ -123,18 +120,6 @@ class ShortWrite:
         if way.rules.is_innermost(way.head):
             self._way = way
         return way
-
-    def _goes_on(self, entry: Held, lease: Lease, way: Way) -> bool:
-        # May the lease stay, as if it were a new one? Its length has its jitter already; and it ends later than before,
-        # so that the expiry wheel need not hear of it.
-        prefix = way.prefix
-        return (
-            lease.prefix is prefix
-            and entry.kind == STRING
-            and entry.deadline_ms == (NEVER if way.is_generic else lease.until_ms)
-            and not (prefix.ages or lease.lapsed or lease.retry_ms)
-            and (lease.loaded_ms + lease.ttl_ms == lease.until_ms or not lease.ttl_ms)
-        )
 
     def _new_lease(self, prefix: ManagedPrefix, cost_ms: float) -> Lease:
         now = self._engine.memory.now_ms

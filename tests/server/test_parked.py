@@ -268,6 +268,16 @@ async def test_cold_mget_loads_each_key_by_its_own_rule(shop: Shop) -> None:
         assert await client.mget("user:99999999999999999999", "user:-1", "user:x") == [None, None, None]
 
 
+async def test_cold_mget_of_rows_and_plain_keys_looks_at_each_once(shop: Shop) -> None:
+    async with started(shop, THROUGH) as (node, client):
+        await client.set("plain", "x")
+        keys = ["article:a0", "nowhere", "plain", "article:a1", "nowhere", "article:none"]
+        assert await client.mget(keys) == ["body 0", None, "x", "body 1", None, None]
+        counters = node.engine.prefixes["article:{slug}"].counters
+        # A second look at memory would have found both rows.
+        assert (counters.misses, counters.hits, counters.load_statements) == (3, 0, 1)
+
+
 async def test_cold_rows_that_are_no_strings_are_told_apart(shop: Shop) -> None:
     await shop.execute("insert into users (id, name) values (1, 'Ann'), (2, 'Ben')")
     users = prefix("user:{id:int}", read="read-through", table="users", value="hash")
