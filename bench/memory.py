@@ -7,18 +7,22 @@
     python bench/memory.py --save                        also into bench/results/
 
 Each shape fills a fresh Forebay and a fresh redis-server with the same commands. Measured is by how much the process
-has grown: its proportional set size, before and after.
+has grown: its proportional set size, before and after. Shapes called `row…` lie under a rule with an SQLite database:
+`_clean` ones are loaded from its table (redis-server has them written), `_dirty` ones are written, and nothing is saved
+while it is measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sqlite3
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +41,8 @@ Commands = Iterator[Sequence[Word]]
 TOLERANCE: Final = 0.10
 # Of redis-server's bytes per key, for strings of 64 bytes.
 GOAL: Final = 1.6
+# More than the tenth of a second in which a server counts what it does not count with every write.
+_SETTLED_S: Final = 0.3
 
 
 def _value(number: int, size: int) -> bytes:
@@ -108,6 +114,25 @@ def _sorted_sets(count: int, most: int) -> Commands:
             yield words
 
 
+def _rows(count: int, size: int) -> Commands:
+    for at, key in enumerate(keys("row:", count)):
+        yield b"SET", key, _value(at, size)
+
+
+def _loads(count: int, size: int) -> Commands:
+    waiting = keys("row:", count)
+    while batch := list(islice(waiting, 100)):
+        yield [b"MGET", *batch]
+
+
+def _row_hashes(count: int, size: int) -> Commands:
+    for at, key in enumerate(keys("row:", count)):
+        words: list[Word] = [b"HSET", key]
+        for field in range(size):
+            words += (b"field_%03d" % field, _value(at, 16))
+        yield words
+
+
 def _streams(count: int, size: int) -> Commands:
     for key in keys("key:", count):
         for at in range(size):
@@ -121,7 +146,29 @@ class Shape:
     keys: int
     size: int
     commands: Callable[[int, int], Commands]
+    # The rule that the keys are under, and the commands by which Forebay gets them from a table, if it does.
+    rule: str = ""
+    loads: Callable[[int, int], Commands] | None = None
 
+
+_RULE: Final = """
+[stores.main]
+url = "sqlite:///{path}"
+[prefix."row:{name}"]
+store = "main"
+read = "read-through"
+ttl = "10h"
+"""
+_COLUMN: Final = """
+table = "stored"
+value = { column = "body" }
+"""
+# Nothing is saved before the end, and as much may be unsaved.
+_BEHIND: Final = """
+write = "write-behind"
+write_delay = "50m"
+max_dirty = "8gb"
+"""
 
 SHAPES: Final = {
     "string_64": Shape(1_000_000, 64, _strings),
@@ -142,6 +189,9 @@ SHAPES: Final = {
     "list_100000": Shape(5, 100_000, _lists),
     "stream_10": Shape(20_000, 10, _streams),
     "stream_100000": Shape(2, 100_000, _streams),
+    "row_64_clean": Shape(200_000, 64, _rows, _RULE + _COLUMN, _loads),
+    "row_64_dirty": Shape(200_000, 64, _rows, _RULE + _COLUMN + _BEHIND),
+    "row_hash_5_dirty": Shape(50_000, 5, _row_hashes, _RULE + _BEHIND),
 }
 
 
@@ -173,16 +223,41 @@ class Measured:
         return self.forebay.used / self.forebay.process
 
 
-def grow(port: int, shape: Shape, count: int) -> Growth:
+def grow(port: int, shape: Shape, count: int, commands: Callable[[int, int], Commands]) -> Growth:
     """Fill a server; by how much it has grown."""
     with Filler(port) as filler:
-        # So that what the first commands of a process cost is not counted as data.
-        filler.fill(shape.commands(min(count, 20), min(shape.size, 200)))
-        filler.ask("FLUSHALL")
+        # So that what the first commands of a process cost is not counted as data. (Rows that are unsaved stay.)
+        filler.fill(commands(min(count, 20), min(shape.size, 200)))
+        if not shape.rule:
+            filler.ask("FLUSHALL")
         pid = int(filler.info("server")["process_id"])
         process, used = proportional_bytes(pid), filler.used_memory()
-        filler.fill(shape.commands(count, shape.size))
+        filler.fill(commands(count, shape.size))
+        # What orders keys is counted ten times a second.
+        time.sleep(_SETTLED_S)
         return Growth(proportional_bytes(pid) - process, filler.used_memory() - used)
+
+
+def grow_ours(shape: Shape, count: int, config: str) -> Growth:
+    """The growth of a Forebay of its own, with a database if the shape has a rule."""
+    with tempfile.TemporaryDirectory(prefix="forebay-bench-memory-") as directory:
+        if shape.rule:
+            path = Path(directory) / "rows.db"
+            _make_rows(path, count if shape.loads is not None else 0, shape.size)
+            config += shape.rule.replace("{path}", str(path))
+            config += f'[journal]\ndir = "{directory}/journal"\n'
+        with ForebayProcess(config) as server:
+            return grow(server.port, shape, count, shape.loads or shape.commands)
+
+
+def _make_rows(path: Path, count: int, size: int) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("CREATE TABLE stored (name TEXT PRIMARY KEY, body TEXT) WITHOUT ROWID")
+        names = (key.decode().removeprefix("row:") for key in keys("row:", count))
+        rows = ((name, _value(at, size).decode()) for at, name in enumerate(names))
+        connection.executemany("INSERT INTO stored VALUES (?, ?)", rows)
+    connection.close()
 
 
 def measure(names: Sequence[str], share: float, config: str) -> list[Measured]:
@@ -192,11 +267,11 @@ def measure(names: Sequence[str], share: float, config: str) -> list[Measured]:
     for name in names:
         shape = SHAPES[name]
         count = max(2, int(shape.keys * share))
-        with ExitStack() as stack:
-            progress.show(f"{name}: redis-server")
-            theirs = grow(stack.enter_context(redis_server()), shape, count)
-            progress.show(f"{name}: forebay")
-            ours = grow(stack.enter_context(ForebayProcess(config)).port, shape, count)
+        progress.show(f"{name}: redis-server")
+        with redis_server() as port:
+            theirs = grow(port, shape, count, shape.commands)
+        progress.show(f"{name}: forebay")
+        ours = grow_ours(shape, count, config)
         results.append(Measured(name, count, theirs, ours))
     progress.clear()
     return results

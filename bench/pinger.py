@@ -8,8 +8,12 @@ JSON: for every name the number of pings, and their longest waits in millisecond
 On a machine that others use, too, a wait is mostly the scheduler's: somebody else had the core. So beside the wait each
 ping notes the *work* that the server's thread did meanwhile, by the kernel's account of it, which stands still while
 the thread does not run (and may be behind by a tick, 1 to 4 ms, while it does). Its first thread alone is looked at,
-which serves: a store's threads work beside it. A wait of 20 ms with 1 ms of work is the machine's; what the server is
-to blame for is at most its work, and at most the wait: the *pause*.
+which serves: a store's threads work beside it. A wait of 20 ms with 1 ms of work is the machine's; what the serving
+thread is to blame for is at most its work, and at most the wait: the *pause*.
+
+But a thread beside it may hold the interpreter, and then the serving one stands still as well. So the work of the whole
+process is noted, too: what the server can be to blame for at all is at most that, and at most the wait, and is told as
+*held*. It is too much where the other threads really work beside, as a store's do most of the time.
 """
 
 from __future__ import annotations
@@ -28,6 +32,8 @@ from typing import Final
 EVERY_S: Final = 0.001
 _PING: Final = b"*2\r\n$3\r\nGET\r\n$4\r\nping\r\n"
 _NOTHING: Final = b"$-1\r\n"
+# Of a process's clocks, the one to the nanosecond.
+_SCHEDULED: Final = 2
 
 
 @dataclass(slots=True)
@@ -37,12 +43,14 @@ class Phase:
     waits: array[float] = field(default_factory=lambda: array("d"))
     work: array[float] = field(default_factory=lambda: array("d"))
     pauses: array[float] = field(default_factory=lambda: array("d"))
+    held: array[float] = field(default_factory=lambda: array("d"))
 
-    def note(self, wait_s: float, work_s: float) -> None:
-        """One ping."""
+    def note(self, wait_s: float, work_s: float, process_s: float) -> None:
+        """One ping; the work of the serving thread, and of all threads."""
         self.waits.append(wait_s)
         self.work.append(work_s)
         self.pauses.append(min(wait_s, work_s))
+        self.held.append(min(wait_s, max(work_s, process_s)))
 
     def summary(self) -> dict[str, float]:
         """For people, in milliseconds."""
@@ -55,6 +63,7 @@ class Phase:
             "work_ms": 1000 * max(self.work),
             "pause_ms": 1000 * pauses[-1],
             "pause_p999_ms": 1000 * pauses[near_all],
+            "held_ms": 1000 * max(self.held),
         }
 
 
@@ -69,11 +78,17 @@ class WorkClock:
         return int(os.pread(self._descriptor, 100, 0).split()[0]) / 1e9
 
 
+def process_clock(pid: int) -> int:
+    """The clock of the processor time of all threads of a process: what clock_getcpuclockid(3) makes on Linux."""
+    return (~pid << 3) | _SCHEDULED
+
+
 def ping(port: int, pid: int) -> dict[str, Phase]:
     """Ping until the standard input ends."""
     connection = socket.create_connection(("127.0.0.1", port), 120)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     clock = WorkClock(pid)
+    every_thread = process_clock(pid)
     found: dict[str, Phase] = {}
     phase = Phase()
     rest = b""
@@ -86,7 +101,7 @@ def ping(port: int, pid: int) -> dict[str, Phase]:
             *names, rest = (rest + read).split(b"\n")
             if names:
                 phase = found.setdefault(names[-1].decode(), Phase())
-        worked = clock.read_s()
+        worked, all_worked = clock.read_s(), time.clock_gettime(every_thread)
         began = time.perf_counter()
         connection.sendall(_PING)
         left = len(_NOTHING)
@@ -96,7 +111,7 @@ def ping(port: int, pid: int) -> dict[str, Phase]:
                 raise ConnectionError("the server closed the connection")
             left -= got
         wait_s = time.perf_counter() - began
-        phase.note(wait_s, clock.read_s() - worked)
+        phase.note(wait_s, clock.read_s() - worked, time.clock_gettime(every_thread) - all_worked)
 
 
 def hurry() -> None:

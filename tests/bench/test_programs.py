@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import growth, machine, miss_stages, overview, report
+from bench import growth, machine, memory, miss_stages, overview, report
 from bench.growth import KEYS, PREFIXES
 from bench.load import Run
 from bench.overview import How, Subject
@@ -94,6 +94,12 @@ def test_startup_prints_its_table(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert run("startup", *ONE, monkeypatch=monkeypatch) == 0
     shown = rows(capsys.readouterr().out)
     assert {"start to the first PONG", "processor time of a start", "processor time of importing"} <= set(shown)
+
+
+def test_memory_of_rows_is_that_of_a_server_that_has_loaded_all_of_them() -> None:
+    growth = memory.grow_ours(memory.SHAPES["row_64_clean"], 2000, "")
+    # Entry, lease and deadline of each are counted.
+    assert growth.used > 2000 * 600 and growth.process > 0
 
 
 def test_stages_prints_its_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,7 +87,10 @@ class Found:
         if not self.evicted:
             wrong.append("nothing was evicted")
         if self.pings["pause_ms"] > ALLOWED_MS:
-            wrong.append(f"another client was held up for {self.pings['pause_ms']:.1f} ms, at most {ALLOWED_MS:g}")
+            wrong.append(
+                f"another client was held up for {self.pings['pause_ms']:.1f} ms by the serving thread, at most"
+                f" {ALLOWED_MS:g} ({self.pings['held_ms']:.1f} if all threads are blamed)"
+            )
         if self.lost:
             wrong.append(f"{len(self.lost)} acknowledged writes are lost")
         return wrong

@@ -18,8 +18,10 @@ def test_a_process_that_writes_twenty_times_its_limit_stays_bounded_and_loses_no
 
 def test_the_verdict_names_everything_that_is_not_as_it_must_be() -> None:
     limit = size("256mb")
-    found = Found(written=limit, most_resident=2 * limit, lost=["row:1"], pings={"pause_ms": 2 * ALLOWED_MS})
+    found = Found(
+        written=limit, most_resident=2 * limit, lost=["row:1"], pings={"pause_ms": 2 * ALLOWED_MS, "held_ms": 25.0}
+    )
     text = "; ".join(found.failures(limit))
-    for word in ("2.00 times", "too little time", "nothing was evicted", "20.0 ms", "1 acknowledged"):
+    for word in ("2.00 times", "too little time", "nothing was evicted", "20.0 ms", "25.0 if", "1 acknowledged"):
         assert word in text
     assert len(found.failures(limit)) == 5

@@ -15,6 +15,7 @@ from persistence.change import NEVER, STRING
 from server.app import Node
 from server.config import load_config
 from server.keyspace.shard import Shard
+from server.keyspace.weights import UNSAVED_OVERHEAD
 from server.metrics import Metrics
 from tests.support.node import client_of, running_node
 from tests.support.shop import SqliteShop, prefix, rules
@@ -80,6 +81,20 @@ async def test_config_set_changes_limit_and_order_while_clients_are_served() -> 
         assert await client.set("one:more", "v")
         await eventually(lambda: node.keyspace.used() <= 200_000)
         assert (await client.info("stats"))["evicted_keys"] > 2000
+
+
+async def test_unsaved_changes_are_told_as_used_and_are_no_reason_to_evict(tmp_path: Path) -> None:
+    shop = SqliteShop(tmp_path / "shop.db")
+    section = prefix("article:{slug}", write="write-behind", write_delay="50m", ttl="10h", **ARTICLES)
+    async with running_node(rules(shop, [section])) as node, client_of(node, decode_responses=True) as client:
+        await fill(client, "article:", 300, size=64)
+        await eventually(lambda: node.keyspace.used() > 300 * 700)
+        memory = await client.info("memory")
+        aside = memory["mem_not_counted_for_evict"]
+        assert aside == 300 * UNSAVED_OVERHEAD
+        assert memory["used_memory"] == node.keyspace.used() + aside
+        await client.execute_command("CACHE.FLUSH")
+        assert (await client.info("memory"))["mem_not_counted_for_evict"] == 0
 
 
 async def test_reload_changes_budgets_and_what_is_cached_stays(tmp_path: Path) -> None:
