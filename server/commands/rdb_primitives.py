@@ -21,6 +21,10 @@ _COMPRESSED: Final = 0xC3
 # -- writing ----------------------------------------------------------------------------------------------------------
 
 
+# Of texts below 64 bytes.
+_HEADS: Final = [bytes((size,)) for size in range(64)]
+
+
 def length_of(number: int) -> bytes:
     """A length, or any other number from 0 to 2^64 - 1."""
     if number < 64:
@@ -43,7 +47,7 @@ def string_of(text: bytes) -> bytes:
                 return b"\xc1" + number.to_bytes(2, "little", signed=True)
             if -(1 << 31) <= number < 1 << 31:
                 return b"\xc2" + number.to_bytes(4, "little", signed=True)
-    return length_of(len(text)) + text
+    return (_HEADS[len(text)] if len(text) < 64 else length_of(len(text))) + text
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------

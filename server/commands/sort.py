@@ -216,15 +216,25 @@ def _order(ctx: Context, elements: list[bytes], options: _Options) -> None:
         there.sort(key=texts.__getitem__, reverse=options.descending)  # type: ignore[arg-type]
         elements[:] = there + absent if options.descending else absent + there
         return
-    # Equal numbers are told apart by the element.
-    numbers: dict[bytes, tuple[float, bytes]] = {}
+    # Equal numbers are told apart by the element: they stay as they are here.
+    elements.sort(reverse=options.descending)
+    if by is None:
+        elements.sort(key=_number, reverse=options.descending)
+        return
+    numbers: dict[bytes, float] = {}
     for element in elements:
-        text = element if by is None else by.look_up(ctx, element)
-        numbers[element] = (0.0 if text is None else _number(text), element)
+        text = by.look_up(ctx, element)
+        numbers[element] = 0.0 if text is None else _number(text)
     elements.sort(key=numbers.__getitem__, reverse=options.descending)
 
 
+# Digits that make a finite number, whichever they are.
+_ORDINARY: Final = 300
+
+
 def _number(text: bytes) -> float:
+    if text.isdigit() and len(text) <= _ORDINARY:
+        return float(text)
     # As C sees it: the text ends at its first NUL, nothing is zero, leading spaces pass.
     text = text.partition(b"\0")[0]
     return score(text.lstrip(_SPACE), _NOT_A_NUMBER) if text else 0.0

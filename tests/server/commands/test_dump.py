@@ -235,6 +235,27 @@ def test_checksum_is_that_of_jones() -> None:
     assert crc64(b"") == 0
 
 
+# Around the sizes from which on it is folded: at all, twice, in several blocks.
+@pytest.mark.parametrize("size", [4095, 4096, 4103, 9001, 1 << 18, (1 << 18) + 7, (1 << 18) + 4097, 700_001])
+def test_checksum_of_much_is_that_of_its_parts(size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    # What has its own checksum behind it has none; and what is not folded is the sum of what its halves tell.
+    assert crc64(data + crc64(data).to_bytes(8, "little")) == 0
+    head, tail = data[: size // 2], data[size // 2 :]
+    zeros = bytes(len(tail))
+    assert crc64(data) == crc64(head + zeros) ^ crc64(tail)
+
+
+def test_checksum_by_folding_is_that_by_tables() -> None:
+    data = random.Random(1).randbytes(5000)
+    expected = 0
+    for byte in data:
+        expected ^= byte
+        for _ in range(8):
+            expected = expected >> 1 ^ (0x95AC9329AC4BC9B5 if expected & 1 else 0)
+    assert crc64(data) == expected
+
+
 def test_old_formats_are_read() -> None:
     ziplist = bytes.fromhex("1b000000150000000400000361626305f50648ff")
     # length, tail, count, then: "abc" (prevlen 0), 4 as an immediate, 16-bit and 8-bit integers.
