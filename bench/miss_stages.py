@@ -50,7 +50,12 @@ from tests.support.waiting import eventually  # noqa: E402
 
 STAGES: Final = ("park", "database", "decode", "install", "answer")
 # Where they are.
-METHODS: Final = (("decode", Loader, "_answer"), ("install", Arrivals, "loaded"), ("answer", Loader, "_call_back"))
+METHODS: Final = (
+    ("decode", Loader, "_answer"),
+    ("install", Arrivals, "loaded"),
+    ("install", Arrivals, "loaded_together"),
+    ("answer", Loader, "_call_back"),
+)
 WAVE: Final = 64
 WIDTHS: Final = {"GET": 1, "MGET of 100": 100}
 # Of the waves, the share that may be faster than the one that is told.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from persistence.change import NEVER
 from persistence.flights import Flight
@@ -11,6 +12,9 @@ from persistence.lifetimes import Lifetimes
 from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import Loaded
 from persistence.seams import Clock, Memory, Random
+
+# Lifetimes that the rows of one statement may get.
+_LIFETIMES: Final = 16
 
 
 class Arrivals:
@@ -24,15 +28,15 @@ class Arrivals:
         clock: Clock,
         random: Random,
         lifetimes: Lifetimes,
-        may_doubt: Callable[[ManagedPrefix], bool],
+        may_doubt: Callable[[ManagedPrefix, list[bytes]], bool],
         is_uncertain: Callable[[Target], bool],
     ) -> None:
         self._memory = memory
         self._clock = clock
         self._random = random
         self._lifetimes = lifetimes
-        # May there be uncertain keys of a prefix? Is this one: may its row be about to change, or lacks it a change of
-        # ours?
+        # May there be uncertain ones among these keys of a prefix? Is this one: may its row be about to change, or
+        # lacks it a change of ours?
         self._may_doubt = may_doubt
         self._is_uncertain = is_uncertain
 
@@ -43,7 +47,7 @@ class Arrivals:
         rule = prefix.rule
         now = self._clock.now_ms()
         offset_ms = self._clock.wall_offset_ms() if rule.generic else 0
-        doubtful = self._may_doubt(prefix)
+        doubtful = self._may_doubt(prefix, [flight.key for flight in flights])
         # A copy is fresh or gone, and its deadline is its lease's.
         is_plain = not prefix.ages and not rule.generic and not rule.tags
         ends = rule.ttl_s > 0
@@ -55,7 +59,7 @@ class Arrivals:
                 continue
             result = flight.result
             if result is None:
-                self._gone(flight)
+                self._gone(prefix, flight.key, flight.refresh)
                 continue
             if prefix.negatives:
                 prefix.forget_absent(flight.key)
@@ -69,7 +73,49 @@ class Arrivals:
                 deadline_ms = self._describe(lease, flight, result, offset_ms)
                 soft_ms = self._lifetimes.first_look_ms(lease, deadline_ms, now)
             if flight.refresh or not admit(flight.key, result.kind, result.value, deadline_ms, soft_ms, lease):
-                self._renew(flight, result, lease, deadline_ms)
+                self._renew(flight.key, result.kind, result.value, lease, deadline_ms, flight.refresh)
+
+    def loaded_together(self, prefix: ManagedPrefix, keys: list[bytes], values: list[object], cost_ms: float) -> bool:
+        """What a convoy brought, in one pass. False: its keys have to be looked at one by one."""
+        mapping = prefix.mapping
+        assert mapping is not None
+        rule = prefix.rule
+        if prefix.retired or rule.tags or self._may_doubt(prefix, keys):
+            return False
+        if prefix.negatives:
+            for key in keys:
+                prefix.forget_absent(key)
+        if None in values:
+            for key, value in zip(keys, values, strict=True):
+                if value is None:
+                    self._gone(prefix, key, False)
+            keys = [key for key, value in zip(keys, values, strict=True) if value is not None]
+            values = [value for value in values if value is not None]
+            if not keys:
+                return True
+        models, soft_ms = self._models(prefix, len(keys), cost_ms)
+        for place in self._memory.admit_together(mapping.kind, keys, values, models, soft_ms):
+            lease = models[0].again()
+            self._renew(keys[place], mapping.kind, values[place], lease, lease.until_ms, False)
+        return True
+
+    def _models(self, prefix: ManagedPrefix, keys: int, cost_ms: float) -> tuple[list[Lease], list[int]]:
+        # A few leases for what was loaded at once, each with a lifetime of its own, and when a read of their copies has
+        # to ask first. (A lifetime for each key would be more than it takes to spread what comes next.)
+        now = self._clock.now_ms()
+        rule = prefix.rule
+        ends = rule.ttl_s > 0
+        shortest_ms, span_ms = self._lifetimes.spread_ms(rule)
+        models: list[Lease] = []
+        soft_ms: list[int] = []
+        for _ in range(min(keys, _LIFETIMES) if ends and span_ms else 1):
+            ttl_ms = int(shortest_ms + span_ms * self._random.random() if span_ms else shortest_ms)
+            if ends and ttl_ms < 1:
+                ttl_ms = 1
+            lease = Lease(prefix, now, cost_ms, ttl_ms, now + ttl_ms if ends else NEVER)
+            models.append(lease)
+            soft_ms.append(self._lifetimes.first_look_ms(lease, lease.until_ms, now))
+        return models, soft_ms
 
     def _describe(self, lease: Lease, target: Target, result: Loaded, offset_ms: int) -> int:
         # Tags, and the deadline: a generic row has its own.
@@ -81,14 +127,12 @@ class Arrivals:
             return lease.until_ms
         return result.expires_ms if result.expires_ms == NEVER else result.expires_ms - offset_ms
 
-    def _gone(self, flight: Flight) -> None:
+    def _gone(self, prefix: ManagedPrefix, key: bytes, is_refresh: bool) -> None:
         # There is no such row.
-        key = flight.key
-        prefix = flight.prefix
         entry = self._memory.held(key)
         if entry is not None and entry.lease is not None and entry.lease.dirty_seq:
             return
-        if flight.refresh:
+        if is_refresh:
             prefix.counters.refreshes += 1
             prefix.counters.refreshes_dropped += 1
         if entry is not None:
@@ -97,18 +141,17 @@ class Arrivals:
         if entry is not None:
             self._memory.touch_watchers(key)
 
-    def _renew(self, flight: Flight, result: Loaded, lease: Lease, deadline_ms: int) -> None:
+    def _renew(self, key: bytes, kind: int, value: object, lease: Lease, deadline_ms: int, is_refresh: bool) -> None:
         # There is something in memory already, or nobody waits.
-        key = flight.key
         old = self._memory.held(key)
         if old is not None and old.lease is not None and old.lease.dirty_seq:
             return
-        changed = old is not None and old.value != result.value
-        if flight.refresh:
+        changed = old is not None and old.value != value
+        if is_refresh:
             counters = lease.prefix.counters
             counters.refreshes += 1
             counters.refreshes_changed += changed
-        entry = self._memory.install(key, result.kind, result.value, deadline_ms)
+        entry = self._memory.install(key, kind, value, deadline_ms)
         self._lifetimes.attach(entry, lease, lease.loaded_ms)
         if changed:
             self._memory.touch_watchers(key)

@@ -322,6 +322,8 @@ class Engine:
     def prefetch(self, keys: Iterable[bytes]) -> None:
         """Start loading keys that later commands of a pipeline will need; they find the flight or the entry."""
         for key in keys:
+            if self.loader.is_loading(key):
+                continue
             try:
                 target = self._needs_load(key, self.memory.held(key))
             except Unmapped:
@@ -454,9 +456,11 @@ class Engine:
                 raise StoreDown(f"the newest change of this key is not saved yet: {queue.last_error}")
         return waited
 
-    def _may_doubt(self, prefix: ManagedPrefix) -> bool:
-        # May a key of the prefix be uncertain?
-        return bool(self._quarantine) or prefix.rule.write == WRITE_BEHIND
+    def _may_doubt(self, prefix: ManagedPrefix, keys: list[bytes]) -> bool:
+        # May one of these keys of the prefix be uncertain?
+        if self._quarantine:
+            return True
+        return prefix.rule.write == WRITE_BEHIND and self.queue_of(prefix).has_any(prefix, keys)
 
     def _is_uncertain(self, target: Target) -> bool:
         # May the row be about to change, or does it lack a change of ours?

@@ -55,6 +55,12 @@ class Lease:
         # Tags of the row (`tenant_id=7`), from the rule's `tags`.
         self.tags: tuple[bytes, ...] = ()
 
+    def again(self) -> Lease:
+        """A new one like it, for a row that came with the same statement."""
+        lease = Lease(self.prefix, self.loaded_ms, self.cost_ms, self.ttl_ms, self.until_ms)
+        lease.stale_until_ms = self.stale_until_ms
+        return lease
+
     def renew(self, now: int) -> int:
         """A new term of the same length, as if it were a new lease; when it ends."""
         until_ms = now + self.ttl_ms if self.ttl_ms else NEVER

@@ -40,24 +40,14 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from persistence.errors import LoadTimeout, StoreError, StoreRejected, StoreTimeout
-from persistence.flights import Flight, ParkedLoad, Watch, expire
+from persistence.flights import Convoy, Flight, ParkedLoad, Watch, expire
+from persistence.lanes import Lane, LoadBatch
 from persistence.managed import ManagedPrefix, Target
 from persistence.rows import Row, RowKey
 from persistence.seams import Clock
 
 log = logging.getLogger("forebay.loader")
 
-# Statements in flight per prefix; more would only make batches smaller.
-STATEMENTS_IN_FLIGHT: Final = 2
-# The second is sent beside one of so few keys at once: a handful of clients need not wait for each other …
-FEW_KEYS: Final = 4
-# … or when so many times more keys wait than are under way …
-MORE_WAITING: Final = 2
-# … or when the first takes so many times longer than usual, and this long at least.
-SLOWER_THAN_USUAL: Final = 2.0
-SLOW_S: Final = 0.002
-# Weight of the newest statement in what is usual.
-_NEWEST: Final = 0.2
 # Parked commands share one timer; what it finds just before its time waits for the next round, so long at most.
 _LATENESS_S: Final = 0.02
 
@@ -69,6 +59,10 @@ class Installer(Protocol):
         """What one statement brought of a prefix, within that time, and may be cached; called before those who wait for
         it wake up."""
 
+    def loaded_together(self, prefix: ManagedPrefix, keys: list[bytes], values: list[object], cost_ms: float) -> bool:
+        """The same of a convoy, to whose keys nothing has happened; None: there is no such row. False: they have to be
+        looked at one by one, and nothing has been done."""
+
     def load_failed(self, flight: Flight) -> None:
         """A flight ended with `flight.error`."""
 
@@ -76,66 +70,12 @@ class Installer(Protocol):
         """A background refresh ended, but its key was written or invalidated meanwhile."""
 
 
-class _Lane:
-    """The loads of one prefix."""
-
-    __slots__ = ("flying", "gathering", "is_scheduled", "keys_flying", "late_s", "prefix", "usual_s")
-
-    def __init__(self, prefix: ManagedPrefix) -> None:
-        self.prefix = prefix
-        # What the next statement will ask for.
-        self.gathering: list[Flight] = []
-        # The loop will look in this turn whether a statement can be sent.
-        self.is_scheduled = False
-        # What the statements under way ask for, a list each; how many keys that are, and the loop's time from which
-        # the last of them is late.
-        self.flying: list[list[Flight]] = []
-        self.keys_flying = 0
-        self.late_s = 0.0
-        # How long statements take, a moving average; 0: none has been answered.
-        self.usual_s = 0.0
-
-    def may_send(self, now_s: float) -> bool:
-        """May a statement be sent now for what has gathered?"""
-        waiting = len(self.gathering)
-        if not waiting or not self.flying:
-            return waiting > 0
-        if len(self.flying) >= STATEMENTS_IN_FLIGHT:
-            return False
-        keys = self.keys_flying
-        if keys <= FEW_KEYS or waiting >= min(MORE_WAITING * keys, self.prefix.rule.load_batch):
-            return True
-        return now_s >= self.late_s
-
-    def take(self) -> list[Flight]:
-        """The flights of the next statement; they fly from now on."""
-        most = self.prefix.rule.load_batch
-        batch = self.gathering
-        if len(batch) <= most:
-            self.gathering = []
-        else:
-            batch = batch[:most]
-            del self.gathering[:most]
-        self.flying.append(batch)
-        self.keys_flying += len(batch)
-        return batch
-
-    def landed(self, batch: list[Flight]) -> None:
-        """The statement is over."""
-        self.flying.remove(batch)
-        self.keys_flying -= len(batch)
-
-    def took(self, seconds: float) -> None:
-        """A statement was answered."""
-        usual_s = self.usual_s or seconds
-        self.usual_s = seconds * _NEWEST + usual_s * (1 - _NEWEST)
-
-
 class Loader:
     """All loads under way, for all prefixes."""
 
     __slots__ = (
         "_clock",
+        "_convoys",
         "_flights",
         "_installer",
         "_lanes",
@@ -153,7 +93,9 @@ class Loader:
         self._installer = installer
         # Key → the flight that a new asker may join.
         self._flights: dict[bytes, Flight] = {}
-        self._lanes: dict[ManagedPrefix, _Lane] = {}
+        # Key → the convoy that loads it, from which an asker may get such a flight.
+        self._convoys: dict[bytes, Convoy] = {}
+        self._lanes: dict[ManagedPrefix, Lane] = {}
         # Key → writes whose outcome is not published yet.
         self._writing: dict[bytes, int] = {}
         # Key that is being written together with others → who waits for the end of it.
@@ -175,6 +117,8 @@ class Loader:
         `unasked`: no client has asked for it (a warm-up), so it is no miss.
         """
         flight = self._flights.get(target.key)
+        if flight is None and self._convoys:
+            flight = self._apart(target.key)
         if flight is not None:
             if not (refresh or ahead or unasked):
                 self._share(flight)
@@ -193,6 +137,14 @@ class Loader:
         self._schedule(lane)
         return flight
 
+    def _apart(self, key: bytes) -> Flight | None:
+        # The flight of a key that a convoy loads, from now on by itself.
+        convoy = self._convoys.pop(key, None)
+        if convoy is None:
+            return None
+        flight = self._flights[key] = convoy.part(key)
+        return flight
+
     def _share(self, flight: Flight) -> None:
         # A flight is asked for that is under way.
         if flight.claimed:
@@ -201,10 +153,10 @@ class Loader:
             counters.loads_shared += 1
         flight.claimed = True
 
-    def _lane(self, prefix: ManagedPrefix) -> _Lane:
+    def _lane(self, prefix: ManagedPrefix) -> Lane:
         lane = self._lanes.get(prefix)
         if lane is None:
-            lane = self._lanes[prefix] = _Lane(prefix)
+            lane = self._lanes[prefix] = Lane(prefix)
         return lane
 
     def park(self, parked: ParkedLoad, flights: list[Flight]) -> None:
@@ -214,7 +166,7 @@ class Loader:
         """
         timeout_s = 0.0
         known = self._flights
-        lane: _Lane | None = None
+        lane: Lane | None = None
         for place, flight in enumerate(flights):
             prefix = flight.prefix
             if lane is None or lane.prefix is not prefix:
@@ -224,6 +176,8 @@ class Loader:
                 counters = prefix.counters
                 timeout_s = max(timeout_s, prefix.rule.load_timeout_s)
             other = known.get(flight.key)
+            if other is None and self._convoys:
+                other = self._apart(flight.key)
             if other is None:
                 # (`request`, written out.)
                 flight.parked = parked
@@ -239,7 +193,39 @@ class Loader:
         if not lane.is_scheduled:
             self._schedule(lane)
         parked.flights = flights
-        parked.left = len(flights)
+        self._await(parked, len(flights), timeout_s)
+
+    def park_together(self, parked: ParkedLoad, convoy: Convoy) -> None:
+        """`park` for keys that have been found free (`are_free`)."""
+        prefix = convoy.prefix
+        counters = prefix.counters
+        counters.loads += len(convoy.keys)
+        counters.misses += len(convoy.keys)
+        lane = self._lane(prefix)
+        lane.convoy_keys += len(convoy.keys)
+        most = prefix.rule.load_batch
+        for start in range(0, len(convoy.keys), most):
+            part = convoy
+            if len(convoy.keys) > most:
+                part = Convoy(prefix, convoy.keys[start : start + most], convoy.row_keys[start : start + most])
+            part.parked = parked
+            parked.convoys.append(part)
+            self._convoys.update(dict.fromkeys(part.keys, part))
+        lane.convoys += parked.convoys
+        if not lane.is_scheduled:
+            self._schedule(lane)
+        self._await(parked, len(parked.convoys), prefix.rule.load_timeout_s)
+
+    def are_free(self, keys: list[bytes]) -> bool:
+        """Is none of these keys being loaded, or written together with others?"""
+        return not (
+            (self._flights and not self._flights.keys().isdisjoint(keys))
+            or (self._convoys and not self._convoys.keys().isdisjoint(keys))
+            or (self.joint and not self.joint.keys().isdisjoint(keys))
+        )
+
+    def _await(self, parked: ParkedLoad, count: int, timeout_s: float) -> None:
+        parked.left = count
         parked.fences = self.fences
         loop = asyncio.get_running_loop()
         parked.until_s = loop.time() + timeout_s
@@ -254,16 +240,14 @@ class Loader:
         next_s = 0.0
         late: list[ParkedLoad] = []
         for lane in self._lanes.values():
-            for batch in (*lane.flying, lane.gathering):
-                for flight in batch:
-                    for parked in flight.awaited_by():
-                        if parked.left <= 0:
-                            continue
-                        if parked.until_s <= now_s:
-                            parked.left = -1
-                            late.append(parked)
-                        elif not next_s or parked.until_s < next_s:
-                            next_s = parked.until_s
+            for parked in lane.waiting():
+                if parked.left <= 0:
+                    continue
+                if parked.until_s <= now_s:
+                    parked.left = -1
+                    late.append(parked)
+                elif not next_s or parked.until_s < next_s:
+                    next_s = parked.until_s
         self._sweeping = next_s > 0
         if self._sweeping:
             loop.call_later(max(next_s - now_s, _LATENESS_S), self._sweep)
@@ -275,6 +259,10 @@ class Loader:
         flight = self._flights.pop(key, None)
         if flight is not None:
             flight.fenced = True
+        elif self._convoys:
+            convoy = self._convoys.pop(key, None)
+            if convoy is not None:
+                convoy.fence(key)
         if self._watches:
             for watch in self._watches.get(key, ()):
                 watch.broken = True
@@ -299,12 +287,14 @@ class Loader:
         """`fence` for every key of a prefix. O(loads under way)."""
         for key in [key for key, flight in self._flights.items() if flight.prefix is prefix]:
             self.fence(key)
+        for key in [key for key, convoy in self._convoys.items() if convoy.prefix is prefix]:
+            self.fence(key)
         self.fences += 1
         self._break_watches()
 
     def fence_all(self) -> None:
         """`fence` for every key."""
-        for key in list(self._flights):
+        for key in (*self._flights, *self._convoys):
             self.fence(key)
         self.fences += 1
         self._break_watches()
@@ -356,7 +346,7 @@ class Loader:
         """`end_write` for many, none of them written together with others."""
         writing = self._writing
         flights = self._flights
-        if flights or self._watches or self.joint:
+        if flights or self._convoys or self._watches or self.joint:
             for key in keys:
                 self.end_write(key)
             return
@@ -373,7 +363,11 @@ class Loader:
 
     def loading(self) -> int:
         """Keys being loaded now."""
-        return len(self._flights)
+        return len(self._flights) + len(self._convoys)
+
+    def is_loading(self, key: bytes) -> bool:
+        """Is a key being loaded, so that whoever asks for it shares that?"""
+        return key in self._flights or key in self._convoys
 
     async def close(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` seconds for the statements under way, then give them up: nobody asks any more."""
@@ -389,53 +383,61 @@ class Loader:
 
     # -- batches ------------------------------------------------------------------------------------------------------
 
-    def _schedule(self, lane: _Lane) -> None:
+    def _schedule(self, lane: Lane) -> None:
         if not lane.is_scheduled:
             loop = asyncio.get_running_loop()
             if lane.may_send(loop.time()):
                 lane.is_scheduled = True
                 loop.call_soon(self._launch, lane)
 
-    def _launch(self, lane: _Lane) -> None:
+    def _launch(self, lane: Lane) -> None:
         lane.is_scheduled = False
         loop = asyncio.get_running_loop()
         while lane.may_send(loop.time()):
             batch = lane.take()
             if self._writing:
                 self._close_to_others(batch)
-            patience_s = max(SLOW_S, SLOWER_THAN_USUAL * lane.usual_s)
+            patience_s = lane.patience_s()
             lane.late_s = loop.time() + patience_s
             loop.call_later(patience_s, self._schedule, lane)
             task = loop.create_task(self._fly(lane, batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _close_to_others(self, batch: list[Flight]) -> None:
+    def _close_to_others(self, batch: LoadBatch) -> None:
         # The flights of keys that are being written are joined until they are sent, and no longer.
-        for flight in batch:
+        flights = batch.flights
+        for convoy in batch.convoys:
+            if convoy.apart is not None:
+                flights = [*flights, *convoy.apart.values()]
+            for key in self._writing.keys() & convoy.keys:
+                if self._convoys.get(key) is convoy:
+                    del self._convoys[key]
+                    convoy.fence(key)
+        for flight in flights:
             key = flight.key
             if key in self._writing and self._flights.get(key) is flight:
                 del self._flights[key]
                 flight.fenced = True
 
-    async def _fly(self, lane: _Lane, batch: list[Flight]) -> None:
+    async def _fly(self, lane: Lane, batch: LoadBatch) -> None:
         prefix = lane.prefix
         try:
             await self._load(lane, batch)
         except StoreTimeout:
             # Nothing was written, so nothing is unknown: it is the load that did not finish.
-            prefix.counters.load_timeouts += len(batch)
+            prefix.counters.load_timeouts += batch.size
             self._fail(batch, LoadTimeout("the statement did not finish in time"))
         except StoreError as error:
             prefix.counters.load_errors += 1
             self._fail(batch, error)
         except Exception:
             # A bug of ours must not leave clients waiting for ever.
-            log.exception("loading %d keys of %s failed", len(batch), prefix.rule.name)
+            log.exception("loading %d keys of %s failed", batch.size, prefix.rule.name)
             self._fail(batch, StoreRejected("XX000", "internal error while loading"))
         finally:
             lane.landed(batch)
-            if lane.gathering:
+            if lane.gathering or lane.convoys:
                 self._schedule(lane)
         # Not before all of the batch is in memory: a command may wait for several of its keys, and what one command
         # does next may concern another's.
@@ -450,14 +452,14 @@ class Loader:
                 # A bug of ours in one command must not leave the others waiting.
                 log.exception("a command that waited for a load failed")
 
-    async def _load(self, lane: _Lane, batch: list[Flight]) -> None:
+    async def _load(self, lane: Lane, batch: LoadBatch) -> None:
         breaker = lane.prefix.breaker
         if not breaker.allows():
             raise breaker.refusal()
         rows, cost_ms = await breaker.ask(self._ask(lane, batch))
         self._answer(lane.prefix, batch, rows, cost_ms)
 
-    async def _ask(self, lane: _Lane, batch: list[Flight]) -> tuple[dict[RowKey, Row], float]:
+    async def _ask(self, lane: Lane, batch: LoadBatch) -> tuple[dict[RowKey, Row], float]:
         # The rows, and how many milliseconds they took.
         prefix = lane.prefix
         mapping = await prefix.prepare()
@@ -467,15 +469,51 @@ class Loader:
         began = loop.time()
         counters = prefix.counters
         counters.load_statements += 1
-        rows = await store.load_many(mapping, [flight.row_key for flight in batch])
+        rows = await store.load_many(mapping, batch.row_keys())
         took_s = loop.time() - began
         lane.took(took_s)
         counters.load_ms_total += took_s * 1000
         counters.load_rows += len(rows)
         return rows, took_s * 1000
 
-    def _answer(self, prefix: ManagedPrefix, batch: list[Flight], rows: dict[RowKey, Row], cost_ms: float) -> None:
+    def _answer(self, prefix: ManagedPrefix, batch: LoadBatch, rows: dict[RowKey, Row], cost_ms: float) -> None:
         # One step for all of the batch: decoded, then into memory, then told.
+        for convoy in list(batch.convoys):
+            if not self._land_together(convoy, rows, cost_ms):
+                self._scatter(batch, convoy)
+        if batch.flights:
+            self._land(prefix, batch.flights, rows, cost_ms)
+
+    def _land_together(self, convoy: Convoy, rows: dict[RowKey, Row], cost_ms: float) -> bool:
+        # False: not all of its keys are as they were, or there is more to do for one than for another.
+        keys = convoy.keys
+        mapping = convoy.prefix.mapping
+        assert mapping is not None
+        if convoy.fenced or convoy.apart or (self._writing and not self._writing.keys().isdisjoint(keys)):
+            return False
+        try:
+            values = mapping.values_of(convoy.row_keys, rows)
+        except StoreError:
+            return False
+        if not self._installer.loaded_together(convoy.prefix, keys, values, cost_ms):
+            return False
+        known = self._convoys
+        for key in keys:
+            del known[key]
+        convoy.land(values, self._ready)
+        return True
+
+    def _scatter(self, batch: LoadBatch, convoy: Convoy) -> None:
+        # Its keys are loaded by flights from now on.
+        flights = convoy.scatter()
+        for flight in flights:
+            if self._convoys.get(flight.key) is convoy:
+                del self._convoys[flight.key]
+                self._flights[flight.key] = flight
+        batch.convoys.remove(convoy)
+        batch.flights = [*batch.flights, *flights]
+
+    def _land(self, prefix: ManagedPrefix, batch: list[Flight], rows: dict[RowKey, Row], cost_ms: float) -> None:
         mapping = prefix.mapping
         assert mapping is not None
         wall_ms = self._clock.now_ms() + self._clock.wall_offset_ms()
@@ -517,8 +555,10 @@ class Loader:
                 kept.append(flight)
         return kept
 
-    def _fail(self, batch: list[Flight], error: StoreError) -> None:
-        for flight in batch:
+    def _fail(self, batch: LoadBatch, error: StoreError) -> None:
+        for convoy in [convoy for convoy in batch.convoys if convoy.values is None]:
+            self._scatter(batch, convoy)
+        for flight in batch.flights:
             if not flight.done:
                 flight.error = error
                 self._installer.load_failed(flight)

@@ -253,6 +253,20 @@ class Mapping:
         captures = self.rule.template.captures(key)
         return None if captures is None else self.row_key_of(key, captures)
 
+    def rows_named_by(self, keys: list[bytes]) -> list[RowKey] | None:
+        """The rows of many keys; None when one of them does not begin with the template's head, or does not fit it."""
+        head = self.rule.template.head
+        start = len(head)
+        if self._digits_from:
+            digits = [key[start:] for key in keys if key.startswith(head)]
+            if len(digits) != len(keys):
+                return None
+            # As in `row_named_by`. (The least of them tells whether one is empty or begins with a nought.)
+            if b"".join(digits).isdigit() and min(digits) >= b"1" and len(max(digits, key=len)) < self._sure_digits:
+                return list(zip(map(int, digits), strict=False))
+        found = [self.row_named_by(key) if key.startswith(head) else None for key in keys]
+        return None if None in found else cast(list[RowKey], found)
+
     def row_key_of(self, key: bytes, captures: Captures) -> RowKey | None:
         """The row that a key names; None when no row can (an integer out of the column's range): not mapped.
 
@@ -322,6 +336,12 @@ class Mapping:
     def value_of(self, key: RowKey, row: Row) -> Loaded | None:
         """A loaded row as a value; None when the row is there but reads as absent (a NULL column, a hash of NULLs)."""
         raise NotImplementedError
+
+    def values_of(self, keys: Sequence[RowKey], rows: dict[RowKey, Row]) -> list[object]:
+        """The values of many keys, all of the mapping's kind; None where there is no row, or it reads as absent."""
+        found = [(key, rows.get(key)) for key in keys]
+        loaded = [None if row is None else self.value_of(key, row) for key, row in found]
+        return [None if each is None else each.value for each in loaded]
 
     def canonical(self, key: RowKey, change: Change, wall_offset_ms: int) -> object:
         """The value to keep in memory; raises RowRejected, as `accept` will."""
@@ -560,6 +580,11 @@ class ColumnMapping(Mapping):
 
     def value_of(self, key: RowKey, row: Row) -> Loaded | None:
         return None if row[0] is None else Loaded(STRING, self._reader(row[0]), NEVER)
+
+    def values_of(self, keys: Sequence[RowKey], rows: dict[RowKey, Row]) -> list[object]:
+        reader = self._reader
+        found = map(rows.get, keys)
+        return [None if row is None or row[0] is None else reader(row[0]) for row in found]
 
     def accept_string(self, key: RowKey, raw: bytes, expires_ms: int | None = None) -> tuple[RowOp, object]:
         try:

@@ -4,7 +4,8 @@ It does what plan and prepare do for any command (engine.py), where there is not
 memory, and right, or it is not there at all and has to be loaded. So the command needs no task, no plan and no locks:
 it is parked with its flights (loader.py) and runs when they have landed, all at one moment. Whatever is not so (a copy
 that is old or void, unsaved changes, a quarantine, a transaction under way) takes the long road, and nothing has been
-done then.
+done then. Where all that is missing belongs to one prefix, and nobody loads any of it yet, it is looked at as a whole
+and loaded as a convoy (flights.py).
 
 When the flights have landed, memory is looked at first, as on the long road: it is at least as new as they are. A read
 of several keys must see them as they were at one moment. Memory is one. If not all of them are there, because what was
@@ -14,13 +15,19 @@ is planned on the long road, which watches and locks.
 
 from __future__ import annotations
 
+from typing import Final
+
+from persistence.change import STRING
 from persistence.engine import Engine, is_current
 from persistence.errors import LoadTimeout
-from persistence.flights import Flight, ParkedLoad
+from persistence.flights import Convoy, Flight, ParkedLoad
 from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import Mapping
 from persistence.prefixes import WRITE_BEHIND
 from persistence.seams import View
+
+# Fewer keys than that are not worth a convoy.
+_SEVERAL: Final = 2
 
 
 class ShortLoad:
@@ -80,6 +87,46 @@ class ShortLoad:
             flights.append(flight)
         return flights
 
+    def together(self, keys: list[bytes]) -> Convoy | None:
+        """All that a read of these keys has to load, as one; None: they have to be looked at one by one (`absent`)."""
+        engine = self._engine
+        prefix = self._prefix
+        if prefix is None or engine.rules is not self._rules or engine.has_quarantine():
+            return None
+        rule = prefix.rule
+        mapping = prefix.mapping
+        if mapping is None or mapping.kind < 0 or not rule.loads:
+            return None
+        wanted = engine.memory.gaps(keys)
+        if wanted is None or len(wanted) < _SEVERAL:
+            return None
+        row_keys = mapping.rows_named_by(wanted)
+        if row_keys is None or not engine.loader.are_free(wanted):
+            return None
+        if prefix.negatives and not prefix.negatives.keys().isdisjoint(wanted):
+            return None
+        if rule.write == WRITE_BEHIND and engine.queue_of(prefix).has_any(prefix, wanted):
+            return None
+        return Convoy(prefix, wanted, row_keys)
+
+    def brought(self, parked: ParkedLoad, count: int) -> list[object] | None:
+        """The strings of a read of so many keys, if convoys have brought them all; None: memory has to be asked.
+
+        They were so at one moment, that in which the first of them landed: nothing was done to any key before its
+        convoy did, or that would be flights by now.
+        """
+        convoys = parked.convoys
+        if not convoys or parked.flights or parked.left:
+            return None
+        mapping = convoys[0].prefix.mapping
+        if mapping is None or mapping.kind != STRING:
+            return None
+        values: list[object] = []
+        for convoy in convoys:
+            assert convoy.values is not None
+            values += convoy.values
+        return values if len(values) == count else None
+
     def _target(self, key: bytes) -> Target | None:
         engine = self._engine
         target = engine.target(key)
@@ -97,9 +144,9 @@ class ShortLoad:
         engine = self._engine
         loader = engine.loader
         now = engine.memory.now_ms
-        flights = parked.flights
+        flights = parked.all_flights()
         several = len(keys) > 1
-        if len(keys) > len(flights) and not self._are_held(keys, parked, now):
+        if len(keys) > len(flights) and not self._are_held(keys, flights, now):
             return False
         for flight in flights:
             entry = engine.memory.held(flight.key)
@@ -123,9 +170,9 @@ class ShortLoad:
             engine.stage_row(flight, flight.result, view)
         return True
 
-    def _are_held(self, keys: list[bytes], parked: ParkedLoad, now: int) -> bool:
+    def _are_held(self, keys: list[bytes], flights: list[Flight], now: int) -> bool:
         # What memory held when the command was parked may have gone meanwhile.
-        loaded = {flight.key for flight in parked.flights}
+        loaded = {flight.key for flight in flights}
         for key in keys:
             if key not in loaded:
                 entry = self._engine.memory.held(key)

@@ -7,9 +7,10 @@ the reply is there, or `session.waiting` is set once more and the command waits 
 A miss is planned in ShortLoad, and only for sessions in the normal state: no transaction, nothing muted or tracked.
 What turns out not to be as simple as it looked goes on by the long road, as if it had just come.
 
-GET and MGET, which are nearly all that misses, read memory themselves where it has all of their keys by then, as their
-handlers would through a view: for a row that has just been loaded, view and handler cost as much as decoding it. (That
-it was a miss has been counted when the command first looked, so a look of the ordinary kind would count wrong.)
+An MGET of which memory had nothing is answered with what its convoy brought. Otherwise GET and MGET, which are nearly
+all that misses, read memory themselves where it has all of their keys by then, as their handlers would through a view:
+for a row that has just been loaded, view and handler cost as much as decoding it. (That it was a miss has been counted
+when the command first looked, so a look of the ordinary kind would count wrong.)
 """
 
 from __future__ import annotations
@@ -51,10 +52,11 @@ class Miss(ParkedLoad):
     __slots__ = ("_misses", "argv", "session", "spec")
 
     def __init__(self, misses: Misses, session: Session, spec: CommandSpec, argv: list[bytes]) -> None:
-        # (What those above would set, in one frame: there is a Miss for every read that misses. It is parked at once,
-        # and that sets the rest.)
+        # (What those above would set, in one frame: there is a Miss for every read that misses.)
         self._told = None
         self._is_due = False
+        self.flights = []
+        self.convoys = []
         self.left = 0
         self.until_s = 0.0
         self.fences = 0
@@ -87,6 +89,7 @@ class Misses:
         "_mget",
         "_now_ms",
         "_park",
+        "_park_together",
         "_runner",
         "_short",
         "_view",
@@ -102,6 +105,7 @@ class Misses:
         self._now_ms = engine.clock.now_ms
         self._short = ShortLoad(engine)
         self._park = engine.loader.park
+        self._park_together = engine.loader.park_together
         self._get = COMMANDS["get"]
         self._mget = COMMANDS["mget"]
         # A read leaves nothing behind in its view, so one does for all.
@@ -109,6 +113,13 @@ class Misses:
 
     def settle(self, session: Session, spec: CommandSpec, argv: list[bytes], keys: list[bytes]) -> bool:
         """Was the first look right, or will the session wait for rows alone? False: not so simple. Raises Unmapped."""
+        if len(keys) > 1:
+            convoy = self._short.together(keys)
+            if convoy is not None:
+                miss = Miss(self, session, spec, argv)
+                session.waiting = miss
+                self._park_together(miss, convoy)
+                return True
         flights = self._short.absent(keys)
         if flights is None:
             return False
@@ -127,7 +138,7 @@ class Misses:
         now_ms = self._now_ms()
         if now_ms != self._keyspace.now_ms:
             self._keyspace.tick(now_ms)
-        reply = self._out_of_memory(spec, argv)
+        reply = self._out_of_memory(miss, spec, argv)
         if reply is None:
             view = self._view
             view.begin_read()
@@ -157,7 +168,7 @@ class Misses:
             self._blocking.serve()
         return reply
 
-    def _out_of_memory(self, spec: CommandSpec, argv: list[bytes]) -> object:
+    def _out_of_memory(self, miss: Miss, spec: CommandSpec, argv: list[bytes]) -> object:
         # What GET and MGET read where memory has all of their keys now, and none is old or void; None: not so.
         held = self._memory.held
         now = self._memory.now_ms
@@ -171,6 +182,9 @@ class Misses:
             return entry.value if entry.kind == STRING else WRONG_TYPE
         if spec is not self._mget:
             return None
+        brought = self._short.brought(miss, len(argv) - 1)
+        if brought is not None:
+            return brought
         values: list[object] = []
         for position in range(1, len(argv)):
             entry = held(argv[position])

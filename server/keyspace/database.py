@@ -25,7 +25,7 @@ from server.keyspace.excerpt import Excerpt
 from server.keyspace.field_wheel import FieldWheel
 from server.keyspace.graveyard import Graveyard
 from server.keyspace.placement import Placement
-from server.keyspace.shard import TABLES, Shard
+from server.keyspace.shard import COHORT, TABLES, Cohort, Shard
 from server.keyspace.shard_group import ShardGroup
 from server.keyspace.slots import SLOTS, tagged
 from server.keyspace.terms import Terms
@@ -231,6 +231,22 @@ class Database:
         hashed = tagged(key) if 123 in key else key
         return self.tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
 
+    def gaps(self, keys: list[bytes]) -> list[bytes] | None:
+        """Those of these keys that are not held, each once; None when one that is may be too old to be served."""
+        tables = self.tables
+        now = self.now_ms
+        missing: list[bytes] = []
+        for key in dict.fromkeys(keys):
+            hashed = tagged(key) if 123 in key else key
+            entry = tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
+            if entry is None:
+                missing.append(key)
+                continue
+            lease = entry.lease
+            if entry.soft_ms <= now or (lease is not None and lease.generation != lease.prefix.generation):
+                return None
+        return missing
+
     def table_of(self, key: bytes) -> int:
         """Index of the dictionary that holds a key."""
         hashed = tagged(key) if 123 in key else key
@@ -341,6 +357,43 @@ class Database:
         self.mutations += 1
         if self.heeded:
             self._tell(entry.key, event)
+
+    def rewrite(self, key: bytes, text: bytes, prefix: object, is_generic: bool, seq: int) -> Entry | None:
+        """A plain SET over a string under the same write-behind rule, by the change with that sequence: the entry, with
+        a new term for its lease as if it were a new one. For the engine.
+
+        None: the key holds no such string, or its lease may not stay (persistence.lifetimes.may_renew says when, and
+        why); then nothing has been done.
+        """
+        hashed = tagged(key) if 123 in key else key
+        entry = self.tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
+        if entry is None:
+            return None
+        life = entry.life
+        value = entry.value
+        if not isinstance(life, LeasedLife) or not isinstance(value, bytes):
+            return None
+        lease = life.lease
+        if lease is None or lease.prefix is not prefix or lease.prefix.ages or lease.lapsed or lease.retry_ms:
+            return None
+        until_ms = lease.until_ms
+        ttl_ms = lease.ttl_ms
+        if life.deadline_ms != (NEVER if is_generic else until_ms) or (ttl_ms and lease.loaded_ms + ttl_ms != until_ms):
+            return None
+        entry.value = text
+        grown = len(text) - len(value)
+        if grown:
+            entry.seat.home.grew(entry, grown)
+        life.access_s = self.moment.access_s
+        life.soft_ms = until_ms = lease.renew(self.now_ms)
+        lease.dirty_seq = seq
+        if not is_generic and until_ms != life.deadline_ms:
+            life.deadline_ms = until_ms
+            entry.seat.home.deadline_moved(entry)
+        self.mutations += 1
+        if self.heeded:
+            self._tell(key, b"set")
+        return entry
 
     def _enter(
         self, key: bytes, table: int, kind: int, value: object, deadline_ms: int, soft_ms: int, lease: Lease | None
@@ -471,6 +524,56 @@ class Database:
             return False
         self._bring_in(key, index, kind, value, deadline_ms, soft_ms, lease)
         return True
+
+    def admit_together(
+        self, kind: int, keys: list[bytes], values: list[object], models: list[Lease], soft_ms: list[int]
+    ) -> list[int]:
+        """The same for many keys of one prefix and kind, whose leases are like one or other of the models; the places
+        of those that memory does hold. What comes into one shard mostly gets the same."""
+        tables = self.tables
+        access_s = self.moment.access_s
+        first = models[0]
+        prefix = first.prefix
+        cohorts: dict[Shard, Cohort] = {}
+        all_cohorts: list[Cohort] = []
+        held: list[int] = []
+        for place, key in enumerate(keys):
+            hashed = tagged(key) if 123 in key else key
+            index = (_crc16(hashed, 0) & 16383) >> 4
+            table = tables[index]
+            if key in table:
+                held.append(place)
+                continue
+            value = values[place]
+            if kind == STRING:
+                weight = string_weight(len(key) + len(value))  # type: ignore[arg-type]
+            else:
+                value, weight = self._revived(key, kind, value)
+            home = self.homes[index] if self.placement is None else self.home_of(key, index)
+            cohort = cohorts.get(home)
+            if cohort is None or len(cohort.entries) >= COHORT:
+                model = len(all_cohorts) % len(models)
+                cohort = cohorts[home] = Cohort(home, models[model], soft_ms[model])
+                all_cohorts.append(cohort)
+            until_ms = cohort.until_ms
+            lease = Lease(prefix, first.loaded_ms, first.cost_ms, cohort.ttl_ms, until_ms)
+            lease.stale_until_ms = cohort.stale_until_ms
+            life = LeasedLife(access_s, weight, until_ms, cohort.soft_ms, lease)
+            life.wheel_s = cohort.second
+            entry = table[key] = Entry(key, value, life, cohort.seat)
+            cohort.weight += weight
+            cohort.entries.append(entry)
+        for cohort in all_cohorts:
+            prefix.keys += len(cohort.entries)
+            prefix.bytes += cohort.weight
+            cohort.home.receive(cohort)
+            if self.surplus is not None:
+                self.surplus += cohort.entries
+            if self.observer is not None:
+                self.newcomer = None
+                for entry in cohort.entries:
+                    self.observer.appeared(entry.key)
+        return held
 
     def admit_written(self, key: bytes, kind: int, value: object, until_ms: int, lease: Lease) -> bool:
         """`admit` for what a client wrote; False, too, where there is more to do: an observer, or no room."""

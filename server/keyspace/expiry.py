@@ -22,6 +22,11 @@ from server.keyspace.entry import Entry, LeasedLife
 _SLACK = 4096
 
 
+def second_of(due_ms: int) -> int:
+    """The second under which is filed what is due then."""
+    return due_ms // 1000 + 1
+
+
 class ExpiryWheel:
     """Keys by the second in which they expire, for one shard."""
 
@@ -49,6 +54,7 @@ class ExpiryWheel:
             due_ms = entry.due_ms()
         if due_ms == NEVER:
             return
+        # (`second_of`, written out.)
         second = due_ms // 1000 + 1
         if second < earliest_s:
             second = earliest_s
@@ -65,6 +71,17 @@ class ExpiryWheel:
         else:
             bucket.append(entry.key)
         self._records += 1
+
+    def file_together(self, second: int, keys: list[bytes]) -> None:
+        """Put new entries, whose lives say so already, under one second. The list is the wheel's from now on."""
+        bucket = self._buckets.get(second)
+        if bucket is None:
+            self._buckets[second] = keys
+            heappush(self._seconds, second)
+        else:
+            bucket += keys
+        self._filed += len(keys)
+        self._records += len(keys)
 
     def forget(self, entry: Entry) -> None:
         """An entry leaves the shard; its key stays in the bucket as a leftover."""

@@ -15,13 +15,17 @@ from typing import Final
 
 from eviction.policy import Node, Policy
 from persistence.change import NEVER
+from persistence.lease import Lease
 from server.keyspace.access_trace import AccessTrace
 from server.keyspace.entry import NOWHERE, Entry, Home, LeasedLife
-from server.keyspace.expiry import ExpiryWheel
+from server.keyspace.expiry import ExpiryWheel, second_of
 
 # 1,024 dictionaries of 16 slots each per database: 5 M keys make about 5,000 entries a dictionary, whose growth costs
 # well under a millisecond.
 TABLES: Final = 1024
+# Copies that may have one lifetime because they came together: whoever reads them again when it is over misses on so
+# many at once.
+COHORT: Final = 16
 
 
 class Tally:
@@ -139,6 +143,18 @@ class Shard(Home):
             self.wheel.file(entry)
         if self.policy is not None:
             self._enlist(self.policy, entry)
+
+    def receive(self, cohort: Cohort) -> None:
+        """`admit` for all of a cohort."""
+        entries = cohort.entries
+        self.bytes += cohort.weight
+        self.tally.bytes += cohort.weight
+        self.count += len(entries)
+        if cohort.second:
+            self.wheel.file_together(cohort.second, [entry.key for entry in entries])
+        if self.policy is not None:
+            for entry in entries:
+                self._enlist(self.policy, entry)
 
     def _enlist(self, policy: Policy, entry: Entry) -> None:
         if self.volatile_only and entry.deadline_ms == NEVER:
@@ -284,6 +300,26 @@ class Shard(Home):
         return held
 
 
+class Cohort:
+    """Copies of rows that come into a shard at once and have one lifetime."""
+
+    __slots__ = ("entries", "home", "seat", "second", "soft_ms", "stale_until_ms", "ttl_ms", "until_ms", "weight")
+
+    def __init__(self, home: Shard, lease: Lease, soft_ms: int) -> None:
+        self.home = home
+        self.entries: list[Entry] = []
+        # Of all of them together.
+        self.weight = 0
+        # What each of them has: its seat, what there is in its lease, and the second under which it is filed (0: it
+        # does not run out).
+        self.seat = home.row(0, True)[0]
+        self.ttl_ms = lease.ttl_ms
+        self.until_ms = lease.until_ms
+        self.stale_until_ms = lease.stale_until_ms
+        self.soft_ms = soft_ms
+        self.second = 0 if lease.until_ms == NEVER else second_of(lease.until_ms)
+
+
 class TappedShard(Shard):
     """A shard whose accesses are noted (access_trace.py): it has the sampled tables of another, and its policy."""
 
@@ -308,6 +344,11 @@ class TappedShard(Shard):
     def admit(self, entry: Entry, weight: int) -> None:
         self.trace.note(entry.key, weight, False)
         super().admit(entry, weight)
+
+    def receive(self, cohort: Cohort) -> None:
+        for entry in cohort.entries:
+            self.trace.note(entry.key, entry.weight, False)
+        super().receive(cohort)
 
     def touched(self, entry: Entry) -> None:
         self.trace.note(entry.key, entry.weight, True)
@@ -342,6 +383,13 @@ class OwnShard(Shard):
             self.trace.note(entry.key, weight, False)
         super().admit(entry, weight)
         self.own.grew(weight)
+
+    def receive(self, cohort: Cohort) -> None:
+        if self.trace is not None:
+            for entry in cohort.entries:
+                self.trace.note(entry.key, entry.weight, False)
+        super().receive(cohort)
+        self.own.grew(cohort.weight)
 
     def adopt(self, entry: Entry) -> None:
         super().adopt(entry)

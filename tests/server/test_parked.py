@@ -117,7 +117,8 @@ async def test_plain_sets_that_wait_have_no_task_and_share_transactions(shop: Sh
         assert not node.engine.locks.held
 
 
-async def test_set_with_a_lifetime_waits_without_a_task_and_its_copy_lives_as_long(shop: Shop) -> None:
+@pytest.mark.parametrize("words", ["SET {} new EX 50", "SETEX {} 50 new", "PSETEX {} 50000 new"])
+async def test_set_with_a_lifetime_waits_without_a_task_and_its_copy_lives_as_long(shop: Shop, words: str) -> None:
     async with started(shop, THROUGH) as (node, client):
         await client.config_set("notify-keyspace-events", "KEA")
         async with client.pubsub() as listener:
@@ -125,7 +126,10 @@ async def test_set_with_a_lifetime_waits_without_a_task_and_its_copy_lives_as_lo
             gate = Gate(node, "apply")
             # One that memory has, and one that it has not.
             assert await client.get("article:a0") == "body 0"
-            writes = [asyncio.create_task(client.set(f"article:a{number}", "new", ex=50)) for number in range(2)]
+            writes = [
+                asyncio.create_task(client.execute_command(*words.format(f"article:a{number}").split()))
+                for number in range(2)
+            ]
             await eventually(lambda: len(waiting(node)) == 2)
             assert [connection for connection in waiting(node) if connection._task is not None] == []
             gate.open()
@@ -148,7 +152,7 @@ async def test_set_with_a_lifetime_waits_without_a_task_and_its_copy_lives_as_lo
                     "expire",
                 ]
         with pytest.raises(ResponseError, match="invalid expire time"):
-            await client.set("article:a0", "newer", ex=0)
+            await client.execute_command(*words.replace("50", "0").replace("0000", "0").format("article:a0").split())
         assert await client.get("article:a0") == "new"
         # Without a lifetime of its own it gets the rule's.
         await client.set("article:a0", "newest")
@@ -389,3 +393,135 @@ async def test_client_that_leaves_while_its_set_is_under_way_changes_nothing_abo
         gate.open()
         await eventually(lambda: not node.engine.locks.held)
         assert await client.get("article:a0") == "left"
+
+
+def articles(*numbers: int) -> list[str]:
+    """The keys of these rows."""
+    return [f"article:a{number}" for number in numbers]
+
+
+async def test_cold_mget_is_one_convoy_of_what_memory_lacks(shop: Shop) -> None:
+    numbered = prefix("limit:{id:int}", read="read-through", table="limits", value='{ column = "most" }')
+    for number in range(1, 8):
+        await shop.execute("insert into limits (id, most) values ($1, $2)", number, number * 10)
+    async with started(shop, THROUGH, numbered) as (node, client):
+        # The first key of a prefix tells which one is missed most.
+        assert await client.mget("limit:1", "article:a0") == ["10", "body 0"]
+        for keys, values in (
+            (["limit:2", "limit:3"], ["20", "30"]),
+            (["limit:1", "limit:4", "limit:5", "limit:4"], ["10", "40", "50", "40"]),
+            # No such row; no number that a row could have.
+            (["limit:6", "limit:99", "limit:7"], ["60", None, "70"]),
+            (["limit:0", "limit:07", "limit:", "limit:-1", "limit:9999999999"], [None] * 5),
+        ):
+            assert await client.mget(*keys) == values
+        counters = node.engine.prefixes["limit:{id:int}"].counters
+        assert (counters.load_rows, counters.hits) == (7, 1)
+        # That there is none is remembered.
+        statements = counters.load_statements
+        assert await client.mget("limit:99", "limit:7", "limit:6") == [None, "70", "60"]
+        assert counters.load_statements == statements
+
+
+async def test_cold_mget_of_more_keys_than_a_statement_takes_is_answered_in_order(shop: Shop) -> None:
+    small = prefix("article:{slug}", read="read-through", load_batch=3, **BODY)
+    async with started(shop, small) as (node, client):
+        assert await client.get("article:a0") == "body 0"
+        keys = articles(*range(1, CLIENTS))
+        first, second = await asyncio.gather(client.mget(keys[:9]), client.mget(keys[9:]))
+        assert [*first, *second] == [f"body {number}" for number in range(1, CLIENTS)]
+        assert node.engine.prefixes["article:{slug}"].counters.load_statements == 1 + 3 + 4
+
+
+async def test_key_of_a_convoy_is_joined_by_others(shop: Shop) -> None:
+    async with started(shop, THROUGH) as (node, client):
+        assert await client.get("article:a0") == "body 0"
+        gate = Gate(node, "load_many")
+        reads: list[Any] = [asyncio.create_task(client.mget(articles(1, 2, 3)))]
+        await eventually(lambda: gate.answered == 1)
+        reads += [asyncio.create_task(read) for read in (client.get("article:a2"), client.mget(articles(3, 4)))]
+        reads.append(asyncio.create_task(client.strlen("article:a1")))
+        await eventually(lambda: len(waiting(node)) == 4)
+        gate.open()
+        assert await asyncio.gather(*reads) == [
+            *(["body 1", "body 2", "body 3"], "body 2", ["body 3", "body 4"], len("body 1")),
+        ]
+        counters = node.engine.prefixes["article:{slug}"].counters
+        assert (counters.loads, counters.loads_shared, counters.misses) == (5, 3, 8)
+        assert await client.mget(articles(1, 2, 3, 4)) == ["body 1", "body 2", "body 3", "body 4"]
+        assert (counters.loads, counters.hits, node.engine.loader.loading()) == (5, 4, 0)
+
+
+async def test_key_of_a_convoy_that_is_written_meanwhile_is_answered_as_it_is_now(shop: Shop) -> None:
+    async with started(shop, THROUGH) as (node, client):
+        assert await client.get("article:a0") == "body 0"
+        gate = Gate(node, "load_many")
+        reading = asyncio.create_task(client.mget(articles(1, 2, 3)))
+        await eventually(lambda: gate.answered == 1)
+        await client.set("article:a2", "new")
+        gate.open()
+        assert await reading == ["body 1", "new", "body 3"]
+        counters = node.engine.prefixes["article:{slug}"].counters
+        assert (counters.loads_fenced, node.engine.loader.loading()) == (1, 0)
+        assert await client.mget(articles(1, 2, 3)) == ["body 1", "new", "body 3"]
+        assert counters.loads == 4
+
+
+async def test_convoy_that_is_voided_meanwhile_is_answered_and_not_kept(shop: Shop) -> None:
+    async with started(shop, THROUGH) as (node, client):
+        assert await client.get("article:a0") == "body 0"
+        gate = Gate(node, "load_many")
+        reading = asyncio.create_task(client.mget(articles(1, 2)))
+        await eventually(lambda: gate.answered == 1)
+        await client.execute_command("CACHE.BUMP", "article:{slug}")
+        await shop.execute("update articles set body = 'changed' where slug = 'a1'")
+        gate.open()
+        # Looked at again, because the two may not have been so at one moment.
+        assert await reading == ["changed", "body 2"]
+        assert await client.mget(articles(1, 2)) == ["changed", "body 2"]
+
+
+async def test_convoy_whose_store_does_not_answer_is_given_up_in_time(shop: Shop) -> None:
+    patient = prefix("article:{slug}", read="read-through", load_timeout="150ms", **BODY)
+    async with started(shop, patient) as (node, client):
+        assert await client.get("article:a0") == "body 0"
+        gate = Gate(node, "load_many")
+        with pytest.raises(ResponseError, match="LOADTIMEOUT"):
+            await client.mget(articles(1, 2, 3))
+        gate.open()
+        await eventually(lambda: node.engine.loader.loading() == 0)
+        assert await client.mget(articles(1, 2, 3)) == ["body 1", "body 2", "body 3"]
+
+
+async def test_convoy_whose_statement_fails_is_an_error_and_leaves_nothing_behind(shop: Shop) -> None:
+    async with started(shop, THROUGH) as (node, client):
+        assert await client.get("article:a0") == "body 0"
+        await shop.execute("alter table articles rename to moved")
+        with pytest.raises(ResponseError, match="STORE"):
+            await client.mget(articles(1, 2, 3))
+        assert node.engine.loader.loading() == 0
+        await shop.execute("alter table moved rename to articles")
+        assert await client.mget(articles(1, 2, 3)) == ["body 1", "body 2", "body 3"]
+
+
+async def test_convoy_under_a_write_behind_rule_reads_what_is_not_saved_yet(shop: Shop) -> None:
+    behind = prefix("article:{slug}", read="read-through", write="write-behind", write_delay="60s", **BODY)
+    async with started(shop, behind) as (node, client):
+        assert await client.get("article:a0") == "body 0"
+        assert await client.mget(articles(1, 2)) == ["body 1", "body 2"]
+        await client.set("article:a3", "new")
+        await client.delete("article:a4")
+        assert await client.mget(articles(3, 4, 5)) == ["new", None, "body 5"]
+        assert await client.mget(articles(6, 4, 7)) == ["body 6", None, "body 7"]
+        assert node.engine.prefixes["article:{slug}"].counters.load_rows == 6
+
+
+async def test_rows_of_one_statement_get_several_lifetimes_within_the_jitter(shop: Shop) -> None:
+    jittered = prefix("article:{slug}", read="read-through", ttl="100s", ttl_jitter=0.2, **BODY)
+    async with started(shop, jittered) as (node, client):
+        assert await client.get("article:a0") == "body 0"
+        await client.mget(articles(*range(CLIENTS)))
+        lifetimes = {await client.pttl(key) // 100 for key in articles(*range(CLIENTS))}
+        assert all(790 <= lifetime <= 1200 for lifetime in lifetimes)
+        assert len(lifetimes) > CLIENTS / 4
+        assert sum(len(shard.wheel) for shard in node.keyspace.database(0).shards) == CLIENTS
