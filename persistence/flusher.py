@@ -29,8 +29,7 @@ from collections.abc import Callable
 from typing import Final
 
 from persistence.breaker import Breaker
-from persistence.change import DELETE, NEVER, WRITE
-from persistence.dead_letters import DeadLetter
+from persistence.change import NEVER
 from persistence.errors import (
     JournalError,
     MappingRejected,
@@ -43,21 +42,17 @@ from persistence.errors import (
 )
 from persistence.managed import ManagedPrefix
 from persistence.mapping import RowOp
-from persistence.pending import Flight, Pending, Saved, complete, item_of, op_of
+from persistence.outcomes import BACKOFF_MOST_S, Outcomes
+from persistence.pending import Flight, Parcel, Pending, Saved, complete, item_of, op_of
 from persistence.seams import Random
-from persistence.stores.base import Applied, Stamp, Store
+from persistence.stores.base import Applied, Store
 from persistence.unsaved import Unsaved
 
 logger = logging.getLogger("forebay.write_behind")
 
-# First and longest pause after the store could not be reached. Short, because one flush at a time hurts nobody, and a
-# database that is back should be used at once.
+# First pause after the store could not be reached. Short, because one flush at a time hurts nobody, and a database that
+# is back should be used at once.
 BACKOFF_FIRST_S: Final = 0.05
-BACKOFF_MOST_S: Final = 2.0
-# How long a mapping that the store refuses altogether is left alone before it is tried again.
-STOPPED_RETRY_S: Final = 5.0
-# How long a row that somebody else holds is left alone: trying it may take as long as the store waits for a lock.
-LOCKED_RETRY_S: Final = 1.0
 # Statements of one prefix in one transaction: what a transaction costs by itself (announcing it, COMMIT) is divided by
 # that many times `write_batch` rows.
 STATEMENTS: Final = 4
@@ -78,6 +73,7 @@ class Flusher:
     """The task that saves what one queue holds."""
 
     __slots__ = (
+        "_ahead",
         "_alone_last",
         "_backoff_s",
         "_breaker",
@@ -86,8 +82,7 @@ class Flusher:
         "_doubtful",
         "_force_until_seq",
         "_log",
-        "_on_dead",
-        "_on_saved",
+        "_outcomes",
         "_random",
         "_rest_until_ms",
         "_sent",
@@ -115,14 +110,14 @@ class Flusher:
         breaker.notify_closed(self.end_rest)
         self._clock = unsaved.clock
         self._random = random
-        self._on_saved = on_saved
-        self._on_dead = on_dead
+        self._outcomes = Outcomes(unsaved, random, on_saved, on_dead)
         # The last flush was of a row that was refused and is tried alone.
         self._alone_last = False
         # Flushes without an answer, oldest first; what they carry flies until it is known what became of them.
         self._doubtful: deque[Flight] = deque()
-        # The one that is being sent.
+        # The one that the store has, and what is to be sent after it.
         self._sent: Flight | None = None
+        self._ahead: Parcel | None = None
         self._force_until_seq = 0
         # The last pause after the store could not be written, and server milliseconds until which it lasts.
         self._backoff_s = 0.0
@@ -208,17 +203,17 @@ class Flusher:
             return max(0.001, (next_ms - now) / 1000) if next_ms != NEVER else _IDLE_S
         self._breaker.allows()
         try:
-            await self._save(batch)
+            await self._drain(batch)
         except JournalError:
-            self._doubt(batch)
+            self._doubt()
             return BACKOFF_FIRST_S
         except StoreError as error:
             # Sick, or it did not answer; or, before anything was sent, it let us read no mapping and make no table.
-            self._doubt(batch)
+            self._doubt()
             self._sick(error)
             return self._backoff_s
         except BaseException:
-            self._doubt(batch)
+            self._doubt()
             raise
         finally:
             self._sent = None
@@ -231,15 +226,17 @@ class Flusher:
             self.last_error = self._log.failure
             logger.error("nothing more is saved: %s", self.last_error)
 
-    def _doubt(self, batch: list[Pending]) -> None:
+    def _doubt(self) -> None:
         # What was sent flies until it is certain what became of it; nothing has happened to the rest.
         sent = self._sent
         if sent is not None:
             sent.until_ms = self._clock.now_ms() + straggling_ms(self._store)
             self._doubtful.append(sent)
-            unknown = set(map(id, sent.pendings))
-            batch = [pending for pending in batch if id(pending) not in unknown]
-        self._return(batch)
+        unknown = {id(pending) for flight in self._doubtful for pending in flight.pendings}
+        self._outcomes.returned([pending for pending in self._unsaved.flying.values() if id(pending) not in unknown])
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and not self._log.failure:
+            self._log.end(ahead.flight.stamp, False)
 
     async def _settle(self) -> bool:
         # Ask the database what became of flushes whose answer did not come. False: it cannot be asked now.
@@ -253,9 +250,9 @@ class Flusher:
                 self._doubtful.popleft()
                 if applied:
                     for pending in flight.pendings:
-                        self._landed(pending, Applied(True, None), unseen=True)
+                        self._outcomes.landed(pending, Applied(True, None), unseen=True)
                 else:
-                    self._return(flight.pendings)
+                    self._outcomes.returned(flight.pendings)
                 self._log.end(flight.stamp, applied)
         except JournalError:
             # What has landed has landed; the rest is found out after the restart.
@@ -278,7 +275,7 @@ class Flusher:
                 if pending.change.existed is False:
                     # No longer certain.
                     pending.change.existed = None
-            self._return(landed_or_not)
+            self._outcomes.returned(landed_or_not)
         if self._doubtful:
             next_ms = self._doubtful[0].until_ms
         # A row that was refused goes alone, and not twice in a row: waiting for its lock may take long.
@@ -309,22 +306,10 @@ class Flusher:
             most = prefix.rule.write_batch * STATEMENTS
             # Waiting longer would save statements, and soon cost clients their time.
             full = backlog.bytes * 2 > prefix.rule.max_dirty
-            due: list[Pending] = []
-            for key, pending in queue.items():
-                if len(due) == most:
-                    break
-                if key in self._unsaved.flying:
-                    # Due when that has landed.
-                    continue
-                due_ms = pending.first_ms + delay_ms
-                if due_ms > now and not full and pending.first_seq > self._force_until_seq:
-                    next_ms = min(next_ms, due_ms)
-                    break
-                due.append(pending)
-            for pending in due:
-                key = pending.target.key
-                del queue[key]
-                self._unsaved.flying[key] = pending
+            until_ms = NEVER if full else now - delay_ms
+            due, later_ms = queue.take(most, until_ms, self._force_until_seq, self._unsaved.flying)
+            if later_ms != NEVER:
+                next_ms = min(next_ms, later_ms + delay_ms)
             batch += due
             if len(due) == most and queue:
                 next_ms = now
@@ -332,8 +317,69 @@ class Flusher:
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
+    async def _drain(self, batch: list[Pending]) -> None:
+        # Commit the batch, and what else is due. While the store has one parcel, the one before is noted as saved, and
+        # the next is made and announced. It is not sent before the outcome of the first is known: so what was changed
+        # first is committed first (a row before those that refer to it), and there is one flush at most of which nobody
+        # knows what became. Raises only for a sick store, and for a journal that fails.
+        before: Parcel | None = None
+        parcel = await self._make(batch)
+        while parcel is not None:
+            answer = await self._send(parcel)
+            trouble: Exception | None = None
+            try:
+                if before is not None:
+                    await self._land(before)
+                self._ahead = await self._make(self._next_batch())
+            except (StoreError, JournalError) as error:
+                trouble = error
+            except BaseException:
+                answer.cancel()
+                await asyncio.gather(answer, return_exceptions=True)
+                raise
+            await self._hear(parcel, answer)
+            if trouble is not None:
+                await self._land(parcel)
+                raise trouble
+            before = parcel
+            parcel, self._ahead = self._still_wanted(self._ahead), None
+        if before is not None:
+            await self._land(before)
+
+    def _next_batch(self) -> list[Pending]:
+        # (Where rows were refused, each flush may tell whose turn is next.)
+        if self._closing or self._log.failure or self._unsaved.suspects:
+            return []
+        return self._take(self._clock.now_ms())[0]
+
+    def _still_wanted(self, parcel: Parcel | None) -> Parcel | None:
+        # What was given up before it was sent is not sent.
+        if parcel is None or not self._unsaved.given_up:
+            return parcel
+        flight = parcel.flight
+        pendings, ops = flight.pendings, parcel.ops
+        kept = [number for number, pending in enumerate(pendings) if pending.on_over is None]
+        for pending in pendings:
+            if pending.on_over is not None:
+                self._unsaved.leave(pending)
+        if not kept:
+            self._log.end(flight.stamp, False)
+            return None
+        flight.pendings = [pendings[number] for number in kept]
+        parcel.ops = [ops[number] for number in kept]
+        return parcel
+
     async def _save(self, batch: list[Pending]) -> None:
-        # Commit the batch; on refusal split it until the bad row stands alone. Raises only for a sick store.
+        # Commit a batch by itself; on refusal split it until the bad row stands alone.
+        parcel = await self._make(batch)
+        if parcel is not None:
+            await self._hear(parcel, await self._send(parcel))
+            await self._land(parcel)
+
+    async def _make(self, batch: list[Pending]) -> Parcel | None:
+        # The rows to write, announced to the journal; None: there is nothing to write.
+        if not batch:
+            return None
         await self._complete(batch)
         ops: list[RowOp] = []
         sent: list[Pending] = []
@@ -352,44 +398,62 @@ class Flusher:
                     raise RowRejected("42P10", f"the key does not fit the template {prefix.rule.name!r}")
                 op = op_of(pending, mapping, offset_ms)
             except MappingRejected as error:
-                self._stop(pending, error)
+                self._outcomes.stopped(pending, error)
                 continue
             except StoreRejected as refusal:
-                self._refused(pending, refusal)
+                self._outcomes.refused(pending, refusal)
                 continue
             except (StoreError, JournalError):
                 raise
             except Exception as bug:
                 # A bug of ours: its row must not hold up all others.
                 logger.exception("a change of %s cannot be written down as a row", prefix.rule.name)
-                self._refused(pending, RowRejected("XX000", f"internal error: {type(bug).__name__}"))
+                self._outcomes.refused(pending, RowRejected("XX000", f"internal error: {type(bug).__name__}"))
                 continue
             if op is None:
                 self._log.settle([item_of(pending)])
-                self._landed(pending, Applied(True, None))
+                self._outcomes.landed(pending, Applied(True, None))
                 continue
             ops.append(op)
             sent.append(pending)
             want_rows = want_rows or not op.exact
         if not ops:
-            return
-        stamp = await self._announce(sent)
+            return None
+        # The journal knows what is about to be sent before it is.
+        stamp = await self._log.begin([item_of(pending) for pending in sent])
+        return Parcel(Flight(sent, stamp, 0), ops, want_rows)
+
+    async def _send(self, parcel: Parcel) -> asyncio.Task[list[Applied]]:
+        self._sent = flight = parcel.flight
+        applied = self._store.apply(parcel.ops, parcel.want_rows, flight.stamp)
+        answer = asyncio.get_running_loop().create_task(self._breaker.ask(applied))
+        # Now, not after whatever is done meanwhile.
+        await asyncio.sleep(0)
+        return answer
+
+    async def _hear(self, parcel: Parcel, answer: asyncio.Task[list[Applied]]) -> None:
+        # What the store says; what it refuses is dealt with.
         try:
-            results = await self._breaker.ask(self._store.apply(ops, want_rows, stamp))
+            parcel.results = await answer
         except StoreTimeout:
             raise
         except StoreError as failure:
             self._sent = None
-            self._log.end(stamp, False)
+            self._log.end(parcel.flight.stamp, False)
             if isinstance(failure, MappingRejected):
                 # Somebody may have dropped our own table.
                 self._log.distrust()
-            await self._refused_batch(sent, ops, failure)
+            await self._refused_batch(parcel.flight.pendings, parcel.ops, failure)
             return
         self._sent = None
         self._healthy()
+
+    async def _land(self, parcel: Parcel) -> None:
+        # It is committed, unless it was refused.
+        if parcel.results is None:
+            return
         counted: set[ManagedPrefix] = set()
-        for number, (pending, applied) in enumerate(zip(sent, results, strict=True), 1):
+        for number, (pending, applied) in enumerate(zip(parcel.flight.pendings, parcel.results, strict=True), 1):
             if number % _SLICE == 0:
                 await asyncio.sleep(0)
             counters = pending.target.prefix.counters
@@ -398,9 +462,9 @@ class Flusher:
                 counted.add(pending.target.prefix)
                 counters.flush_batches += 1
                 pending.target.prefix.stopped = ""
-            self._landed(pending, applied)
+            self._outcomes.landed(pending, applied)
         # Last: what has to be written once more is recorded by now.
-        self._log.end(stamp, True)
+        self._log.end(parcel.flight.stamp, True)
         self._unsaved.tell_waiters()
 
     async def _complete(self, batch: list[Pending]) -> None:
@@ -425,26 +489,20 @@ class Flusher:
                 row = rows.get(pending.target.row_key)
                 complete(pending, None if row is None else prefix.mapping.value_of(pending.target.row_key, row))
 
-    async def _announce(self, sent: list[Pending]) -> Stamp | None:
-        # The journal knows what is about to be sent before it is.
-        stamp = await self._log.begin([item_of(pending) for pending in sent])
-        self._sent = Flight(sent, stamp, 0)
-        return stamp
-
     async def _refused_batch(self, sent: list[Pending], ops: list[RowOp], error: StoreError) -> None:
         # Nothing of it was written. Divide it, unless the store itself is at fault.
         if isinstance(error, MappingRejected):
             prefixes = {pending.target.prefix for pending in sent}
             if len(prefixes) == 1:
                 for pending in sent:
-                    self._stop(pending, error)
+                    self._outcomes.stopped(pending, error)
                 return
             for prefix in prefixes:
                 await self._save([pending for pending in sent if pending.target.prefix is prefix])
         elif isinstance(error, (StoreRejected, RowsLocked)):
             if len(sent) == 1:
                 if isinstance(error, RowsLocked):
-                    self._locked(sent[0])
+                    self._outcomes.locked(sent[0])
                 else:
                     await self._save_parts(sent[0], ops[0], error)
                 return
@@ -458,7 +516,7 @@ class Flusher:
         # A key was refused. If it is many rows, what can be saved of it is, so that a bad member costs no other.
         halves = op.halves()
         if halves is None:
-            self._refused(pending, error)
+            self._outcomes.refused(pending, error)
             return
         change = pending.change
         if change.existed is False:
@@ -472,11 +530,11 @@ class Flusher:
             try:
                 await self._breaker.ask(self._store.apply([part], False))
             except MappingRejected as refusal:
-                self._stop(pending, refusal)
+                self._outcomes.stopped(pending, refusal)
                 return
             except RowsLocked:
                 self._sent = None
-                self._locked(pending)
+                self._outcomes.locked(pending)
                 return
             except StoreDown:
                 self._sent = None
@@ -488,13 +546,13 @@ class Flusher:
                     parts += reversed(halves)
                 elif not (members := part.members()):
                     # Not one of its rows: the deletion of all others.
-                    self._refused(pending, error)
+                    self._outcomes.refused(pending, error)
                     return
                 else:
                     bad |= members
         if not bad:
             self._log.settle([item_of(pending)])
-            self._landed(pending, Applied(True, None))
+            self._outcomes.landed(pending, Applied(True, None))
             return
         change.members = bad
         change.existed = True
@@ -502,112 +560,10 @@ class Flusher:
         saved = item_of(pending)
         self._unsaved.record_anew(pending)
         self._log.settle([saved])
-        self._refused(pending, error)
+        self._outcomes.refused(pending, error)
         self._unsaved.tell_waiters()
 
-    # -- what becomes of it -------------------------------------------------------------------------------------------
-
-    def _landed(self, pending: Pending, applied: Applied, unseen: bool = False) -> None:
-        change = pending.change
-        if self._unsaved.leave(pending):
-            return
-        if not applied.found and change.verb != DELETE:
-            # Somebody else deleted the row. The write was acknowledged, so it wins: write the whole value.
-            pending.target.prefix.counters.conflicts += 1
-            if change.verb == WRITE or change.value is not None:
-                change.existed = False
-                change.members = None
-                change.verb = WRITE
-                pending.first_ms -= int(pending.target.prefix.rule.write_delay_s * 1000)
-                self._unsaved.record_anew(pending)
-                self._unsaved.put_back(pending)
-                return
-            # (A new lifetime, recovered without the value that it was for.)
-            unseen = True
-        self._unsaved.backlogs[pending.target.prefix].bytes -= pending.bytes
-        del self._unsaved.since[pending.first_seq]
-        self._on_saved(Saved(pending, applied, unseen))
-
-    def _return(self, batch: list[Pending]) -> None:
-        # Back to the front of the queues, oldest first, newer changes merged on top.
-        for pending in reversed(batch):
-            if self._unsaved.flying.get(pending.target.key) is pending and not self._unsaved.leave(pending):
-                pending.target.prefix.counters.retries += 1
-                self._unsaved.put_back(pending)
-
-    def _refused(self, pending: Pending, error: StoreRejected) -> None:
-        if self._unsaved.leave(pending):
-            return
-        prefix = pending.target.prefix
-        prefix.counters.write_errors += 1
-        self._catch_up(pending)
-        pending.attempts += 1
-        if pending.attempts >= prefix.rule.retry_limit:
-            if not self._unsaved.dead.is_full():
-                self._bury(pending, error)
-                return
-            if pending.attempts == prefix.rule.retry_limit:
-                logger.error("too many dead letters: a key of %s stays unsaved: %s", prefix.rule.name, error)
-        pause_ms = min(BACKOFF_MOST_S * 1000, 50 * 2**pending.attempts) * (0.5 + self._random.random())
-        self._set_aside(pending, pause_ms)
-
-    def _locked(self, pending: Pending) -> None:
-        # Somebody else holds the row: set aside as a refused one, but that is no attempt.
-        if self._unsaved.leave(pending):
-            return
-        pending.target.prefix.counters.retries += 1
-        self._catch_up(pending)
-        pending.attempts = 0
-        self._set_aside(pending, LOCKED_RETRY_S * 1000)
-
-    def _set_aside(self, pending: Pending, pause_ms: float) -> None:
-        pending.not_before_ms = self._clock.now_ms() + int(pause_ms)
-        self._unsaved.suspects[pending.target.key] = pending
-
-    def _catch_up(self, pending: Pending) -> None:
-        # Changes that came while it flew deserve attempts of their own.
-        newer = self._unsaved.backlogs[pending.target.prefix].pendings.pop(pending.target.key, None)
-        if newer is not None:
-            self._unsaved.take_in(pending, newer)
-            pending.attempts = 0
-
-    def _bury(self, pending: Pending, error: StoreRejected) -> None:
-        prefix = pending.target.prefix
-        attempts = pending.attempts
-        # Looked at once: after a restart the letter has the time that the journal was told.
-        unix_ms = self._clock.now_ms() + self._clock.wall_offset_ms()
-        try:
-            id = self._log.bury(item_of(pending), error.sqlstate, error.message, attempts, unix_ms, pending.change)
-        except JournalError:
-            self._set_aside(pending, BACKOFF_MOST_S * 1000)
-            raise
-        self._unsaved.backlogs[prefix].bytes -= pending.bytes
-        del self._unsaved.since[pending.first_seq]
-        prefix.counters.dead_letters += 1
-        letter = DeadLetter(
-            id,
-            prefix.rule.name,
-            pending.target.key,
-            error.sqlstate,
-            error.message,
-            attempts,
-            unix_ms,
-            pending.change,
-        )
-        self._unsaved.dead.add(letter)
-        logger.error("dead letter %d: %r of %s refused: %s", letter.id, letter.key, letter.prefix, error)
-        self._on_dead(pending)
-        self._unsaved.tell_waiters()
-
-    def _stop(self, pending: Pending, error: MappingRejected) -> None:
-        prefix = pending.target.prefix
-        if self._unsaved.leave(pending):
-            return
-        if not prefix.stopped:
-            logger.error("saving of %s is stopped, its changes are kept: %s", prefix.rule.name, error)
-        prefix.stopped = str(error)
-        pending.not_before_ms = self._clock.now_ms() + int(STOPPED_RETRY_S * 1000)
-        self._unsaved.put_back(pending)
+    # -- the store's health -------------------------------------------------------------------------------------------
 
     def _sick(self, error: StoreError) -> None:
         if not self.down_since_ms:

@@ -141,7 +141,8 @@ class Journal:
         self.refusing = ""
         # Set for good after an I/O error.
         self.failure: JournalFailed | None = None
-        # The group that gathers: first sequence, records, bytes; then full groups that wait for the writer.
+        # The group that gathers: first sequence, records or pieces of them, bytes; then full groups that wait for the
+        # writer.
         self._first = self.next_seq
         self._parts: list[bytes] = []
         self._buffered = 0
@@ -180,7 +181,8 @@ class Journal:
             for chain in keys.values():
                 self._ledger.restore(chain)
         for _, batch in sorted(replay.batches.items()):
-            self._ledger.begin(batch)
+            self._ledger.begin(batch, batch.number)
+        self._ledger.begin_group(self.next_seq)
         for id, letter in sorted(replay.letters.items()):
             # What is read has its deadline in Unix time, what is packed in the server's.
             change = letter.change
@@ -227,6 +229,19 @@ class Journal:
             self._seal()
         return seq
 
+    def append_texts(self, prefix: str, keys: Sequence[bytes], values: Sequence[bytes]) -> int:
+        """`append_text` of many: the sequence of the first; the others follow."""
+        if self.refusing:
+            self.check()
+        if not self._parts:
+            self._begin_group()
+        first = self.next_seq
+        self._buffered += self._ledger.record_texts(prefix, keys, values, first, self._now_ms, self._parts)
+        self.next_seq = first + len(keys)
+        if self._buffered > _GROUP_BYTES:
+            self._seal()
+        return first
+
     def begin_batch(self, store: str, items: Sequence[Item]) -> int:
         """Record what a flush carries; the batch's number, which is a sequence, too.
 
@@ -265,7 +280,15 @@ class Journal:
     # -- dead letters -------------------------------------------------------------------------------------------------
 
     def bury(
-        self, prefix: str, key: bytes, seq: int, sqlstate: str, message: str, attempts: int, unix_ms: int, change: Change
+        self,
+        prefix: str,
+        key: bytes,
+        seq: int,
+        sqlstate: str,
+        message: str,
+        attempts: int,
+        unix_ms: int,
+        change: Change,
     ) -> tuple[int, int]:
         """Record that the database refused a change for good: (the dead letter's id, the sequence that settles it).
 
@@ -300,7 +323,11 @@ class Journal:
 
     def when_durable(self, seq: int, told: Told) -> None:
         """Tell when `durable_seq` has reached a sequence (at once if it has), or the error that prevents it."""
-        self._when(seq, told, self._durable_waiters, self.durable_seq)
+        if seq > self.durable_seq and self.failure is None:
+            # As nearly always, and once for each read of writes.
+            self._durable_waiters.add(seq, told)
+        else:
+            self._when(seq, told, self._durable_waiters, self.durable_seq)
 
     def when_synced(self, seq: int, told: Told) -> None:
         """The same for `synced_seq`. In every mode the sync is asked for."""
@@ -384,6 +411,7 @@ class Journal:
 
     def _begin_group(self) -> None:
         self._first = self.next_seq
+        self._ledger.begin_group(self._first)
         self._wall_offset_ms = self._clock.wall_offset_ms()
         self._now_ms = self._clock.now_ms() + self._wall_offset_ms
         self._schedule()
@@ -421,7 +449,7 @@ class Journal:
     def _seal(self) -> None:
         # What has gathered becomes a group; the next record begins another.
         if self._parts:
-            self._groups.append(Group(self._first, len(self._parts), b"".join(self._parts)))
+            self._groups.append(Group(self._first, self.next_seq - self._first, b"".join(self._parts)))
             self._parts = []
             self._buffered = 0
 

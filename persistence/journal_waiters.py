@@ -23,13 +23,13 @@ class Waiters:
     def add(self, seq: int, told: Told) -> None:
         """Tell somebody when a sequence is reached. O(waiters for later ones): most wait for the newest."""
         queue = self._queue
-        place = len(queue)
+        if not queue or queue[-1][0] <= seq:
+            queue.append((seq, told))
+            return
+        place = len(queue) - 1
         while place and queue[place - 1][0] > seq:
             place -= 1
-        if place == len(queue):
-            queue.append((seq, told))
-        else:
-            queue.insert(place, (seq, told))
+        queue.insert(place, (seq, told))
 
     def reached(self, seq: int) -> None:
         """Everything up to a sequence has come to pass."""

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
@@ -17,7 +16,7 @@ from typing import Final, cast
 from persistence.backlog import joint_weight
 from persistence.change import DELETE, EXPIRY, NEVER, STRING, WRITE, Change
 from persistence.journal_records import Item, apply_members
-from persistence.managed import ManagedPrefix, Target
+from persistence.managed import Target
 from persistence.row_values import Loaded, Mapping, RowOp
 from persistence.stores.base import Applied, Stamp
 
@@ -60,21 +59,6 @@ class Pending:
         self.on_over: Callable[[Pending], None] | None = None
 
 
-class Backlog:
-    """What is unsaved of one prefix."""
-
-    __slots__ = ("bytes", "name", "pendings", "prefix")
-
-    def __init__(self, prefix: ManagedPrefix) -> None:
-        self.prefix = prefix
-        self.name = prefix.rule.name
-        # What waits for a flush, by key and by time of the first unsaved change (an OrderedDict, because taking from
-        # its front is O(1)).
-        self.pendings: OrderedDict[bytes, Pending] = OrderedDict()
-        # Of all that is unsaved, what flies or was refused included.
-        self.bytes = 0
-
-
 @dataclass(frozen=True, slots=True)
 class QueueStats:
     """The queue at a moment; bytes are estimates, ages milliseconds."""
@@ -109,6 +93,20 @@ class Flight:
         self.stamp = stamp
         # Otherwise: server milliseconds until which it may still be committed.
         self.until_ms = until_ms
+
+
+class Parcel:
+    """What one transaction is to write."""
+
+    __slots__ = ("flight", "ops", "results", "want_rows")
+
+    def __init__(self, flight: Flight, ops: list[RowOp], want_rows: bool) -> None:
+        self.flight = flight
+        # One for each of the flight's changes.
+        self.ops = ops
+        self.want_rows = want_rows
+        # What became of them; None: not known yet, or refused.
+        self.results: list[Applied] | None = None
 
 
 def item_of(pending: Pending) -> Item:

@@ -59,6 +59,19 @@ class QueueLog:
             return self._seq
         return self._journal.append_text(prefix, key, value)
 
+    def record_texts(self, prefix: str, keys: Sequence[bytes], values: Sequence[bytes]) -> int:
+        """`record_text` of many: the sequence of the first; the others follow."""
+        if self._journal is None:
+            first = self._seq + 1
+            self._seq += len(keys)
+            return first
+        return self._journal.append_texts(prefix, keys, values)
+
+    @property
+    def refuses(self) -> bool:
+        """Would a client's change be refused now?"""
+        return self._journal is not None and bool(self._journal.refusing)
+
     async def begin(self, items: Sequence[Item]) -> Stamp | None:
         """A flush is about to be sent: its stamp, None without a journal. Raises StoreError or JournalFailed."""
         journal = self._journal

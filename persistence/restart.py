@@ -68,8 +68,6 @@ def take_up(engine: Engine, journal: Journal, recovery: Recovery) -> TakenUp:
         weight = weight_of(change, target.prefix.rule.has_children)
         engine.queue_of(target.prefix).restore(target, change, recorded.seq, recorded.first_ms - offset_ms, weight)
         keys += 1
-    for queue in engine.queues.values():
-        queue.restored()
     return TakenUp(keys, len(flights), _take_up_letters(engine, recovery), recovery.torn_bytes)
 
 

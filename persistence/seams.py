@@ -45,6 +45,9 @@ class Memory(Protocol):
     def held(self, key: bytes) -> Held | None:
         """The entry, even past its deadline."""
 
+    def gaps(self, keys: list[bytes]) -> list[bytes] | None:
+        """Those of these keys that are not held, each once; None when one that is may be too old to be served."""
+
     def entries(self) -> Iterator[Held]:
         """Every live entry."""
 
@@ -54,11 +57,21 @@ class Memory(Protocol):
     def overwrite(self, entry: Held, text: bytes, deadline_ms: int, event: bytes) -> None:
         """A client's write of a string over a string: `put` that leaves the lease as it is."""
 
+    def rewrite(self, key: bytes, text: bytes, prefix: object, is_generic: bool, seq: int) -> Held | None:
+        """`overwrite` by the change with that sequence, with a new term for the lease if it is of that prefix and may
+        stay. None: it may not; then nothing has been done."""
+
     def install(self, key: bytes, kind: int, value: object, deadline_ms: int) -> Held:
         """A loaded value: nobody is told."""
 
     def admit(self, key: bytes, kind: int, value: object, deadline_ms: int, soft_ms: int, lease: Lease) -> bool:
         """The same with its lease, for a key that memory does not hold; False: it does, and nothing has been done."""
+
+    def admit_together(
+        self, kind: int, keys: list[bytes], values: list[object], models: list[Lease], soft_ms: list[int]
+    ) -> list[int]:
+        """`admit` for many keys of one prefix and kind, whose leases are like one or other of the models; the places
+        of those that memory does hold."""
 
     def admit_written(self, key: bytes, kind: int, value: object, until_ms: int, lease: Lease) -> bool:
         """The same for what a client wrote and a store has taken; False, too, when somebody wants to hear of it."""

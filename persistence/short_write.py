@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from persistence.change import NEVER, STRING, WRITE, Change
+from persistence.change import NEVER, STRING
 from persistence.engine import Engine
 from persistence.lease import Lease
-from persistence.lifetimes import may_renew
-from persistence.managed import ManagedPrefix, Target
+from persistence.managed import ManagedPrefix
+from persistence.pending import PENDING_OVERHEAD
 from persistence.prefixes import WRITE_BEHIND, WRITE_THROUGH, PrefixRule, RuleTable
 from persistence.rows import RowKey
+from persistence.seams import Held
 from persistence.write_behind import WriteBehind
 
 # What `set` answers beside sequences: the long road has to be taken; no rule applies; write-through has another road.
@@ -31,11 +32,13 @@ THROUGH: Final = -2
 class Way:
     """What a plain SET must know of a rule, as long as these rules are in force."""
 
-    __slots__ = ("backlog", "head", "is_generic", "prefix", "queue", "rules", "store")
+    __slots__ = ("backlog", "head", "is_generic", "prefix", "queue", "rules", "store", "takes_any_key")
 
     def __init__(self, rules: RuleTable, rule: PrefixRule, prefix: ManagedPrefix, queue: WriteBehind) -> None:
         self.rules = rules
         self.head = rule.template.head
+        # Is there nothing behind the head that a key would have to fit? It has to be text all the same.
+        self.takes_any_key = not rule.template.names
         # A row's copy has its own deadline; the generic table's rows have theirs.
         self.is_generic = rule.generic
         self.prefix = prefix
@@ -73,45 +76,92 @@ class ShortWrite:
         if mapping is None or engine.locks.held or way.backlog.bytes >= prefix.rule.max_dirty:
             return LONG
         row_key: RowKey | None = None
-        if not mapping.takes_any_text:
+        if mapping.takes_any_text:
+            # (Otherwise it has to be looked at: RowRejected.)
+            is_plain = way.takes_any_key and key.isascii() and 0 not in key
+            if not is_plain and mapping.row_named_by(key) is None:
+                return LONG
+        else:
             row_key = mapping.row_named_by(key) if mapping.kind == STRING else None
             if row_key is None:
                 return LONG
             kept = mapping.accept_string(row_key, value)[1]
             assert isinstance(kept, bytes)
             value = kept
-        seq = way.queue.add_text_again(way.backlog, key, value)
-        if not seq:
-            # Of this key nothing was unsaved, or something else than a string.
-            if row_key is None:
-                row_key = mapping.row_named_by(key)
-                if row_key is None:
-                    return LONG
-            change = Change(key, WRITE, STRING, value, None, NEVER, None)
-            seq = way.queue.add(Target(key, prefix, row_key), change, len(value), text=value)
+        seq = way.queue.add_text(way.backlog, key, value)
         written[way.store] = seq
+        self._publish(way, key, value, seq, row_key)
+        return seq
+
+    def set_run(self, commands: list[list[bytes]], begin: int, end: int, written: dict[str, int]) -> tuple[int, int]:
+        """`set` for the plain SETs that commands[begin:end] begins with: how many were done, and the last sequence.
+
+        All of one rule, with a table that takes any text. Nothing is done of a single one, nor where one might be
+        refused or have to wait.
+        """
+        way = self._way
+        engine = self._engine
+        if way is None or way.rules is not engine.rules or engine.locks.held or way.queue.log.refuses:
+            return 0, 0
+        prefix = way.prefix
+        mapping = prefix.mapping
+        if mapping is None or not (mapping.takes_any_text and way.takes_any_key):
+            return 0, 0
+        head = way.head
+        name = commands[begin][0]
+        room = prefix.rule.max_dirty - way.backlog.bytes
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        for argv in commands[begin:end]:
+            if len(argv) != 3 or argv[0] != name:
+                break
+            key = argv[1]
+            value = argv[2]
+            room -= len(key) + len(value) + PENDING_OVERHEAD
+            if room < 0 or not key.startswith(head) or not key.isascii() or 0 in key:
+                break
+            keys.append(key)
+            values.append(value)
+        if len(keys) < 2:
+            return 0, 0
+        seq = way.queue.add_texts(way.backlog, keys, values)
+        for key, value in zip(keys, values, strict=True):
+            self._publish(way, key, value, seq, None)
+            seq += 1
+        written[way.store] = seq - 1
+        return len(keys), seq - 1
+
+    def _publish(self, way: Way, key: bytes, value: bytes, seq: int, row_key: RowKey | None) -> None:
+        # What has been recorded is seen.
+        engine = self._engine
+        prefix = way.prefix
+        memory = engine.memory
         engine.loader.fence(key)
         if prefix.negatives:
             prefix.forget_absent(key)
         prefix.counters.writes += 1
-        memory = engine.memory
-        entry = memory.held(key)
-        lease = entry.lease if entry is not None else None
-        if entry is not None and lease is not None and may_renew(entry, lease, prefix):
-            until_ms = lease.renew(memory.now_ms)
-            memory.overwrite(entry, value, NEVER if way.is_generic else until_ms, b"set")
-            entry.soft_ms = until_ms
-        else:
-            cost_ms = lease.cost_ms if lease is not None else 0.0
-            lease = self._new_lease(prefix, cost_ms)
-            entry = memory.put(key, STRING, value, NEVER if way.is_generic else lease.until_ms, b"set")
-            engine.lifetimes.attach(entry, lease, memory.now_ms)
-        if prefix.rule.tags and row_key is not None:
-            lease.tags = mapping.tags_of(row_key, value)
-        lease.dirty_seq = seq
+        entry = memory.rewrite(key, value, prefix, way.is_generic, seq)
+        if entry is None:
+            entry = self._put(way, key, value, seq)
+        if row_key is not None and prefix.rule.tags and prefix.mapping is not None and entry.lease is not None:
+            entry.lease.tags = prefix.mapping.tags_of(row_key, value)
         if engine.undurable is not None:
             engine.undurable.add(entry, seq)
-        return seq
+
+    def _put(self, way: Way, key: bytes, value: bytes, seq: int) -> Held:
+        # With a lease of its own.
+        engine = self._engine
+        memory = engine.memory
+        prefix = way.prefix
+        before = memory.held(key)
+        cost_ms = before.lease.cost_ms if before is not None and before.lease is not None else 0.0
+        now = memory.now_ms
+        ttl_ms = engine.lifetimes.ttl_ms(prefix.rule)
+        lease = Lease(prefix, now, cost_ms, ttl_ms, now + ttl_ms if ttl_ms else NEVER)
+        entry = memory.put(key, STRING, value, NEVER if way.is_generic else lease.until_ms, b"set")
+        engine.lifetimes.attach(entry, lease, now)
+        lease.dirty_seq = seq
+        return entry
 
     def _way_of(self, rule: PrefixRule) -> Way:
         # Kept for the keys that follow, unless one of them could belong to a rule with a longer head.
@@ -120,8 +170,3 @@ class ShortWrite:
         if way.rules.is_innermost(way.head):
             self._way = way
         return way
-
-    def _new_lease(self, prefix: ManagedPrefix, cost_ms: float) -> Lease:
-        now = self._engine.memory.now_ms
-        ttl_ms = self._engine.lifetimes.ttl_ms(prefix.rule)
-        return Lease(prefix, now, cost_ms, ttl_ms, now + ttl_ms if ttl_ms else NEVER)

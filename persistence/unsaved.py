@@ -6,22 +6,22 @@ A key is in one or two of three places, each with a Pending of its own:
     suspects   was refused, or is locked by somebody else: tried alone
     flying     was taken for a flush; what comes meanwhile gathers in a backlog
 
-`since` has the oldest sequence of every unsaved key, however many Pendings it has: who asks what is saved looks there.
+Each Pending has the oldest sequence of what is in it, which is how old it is: who asks what is saved compares that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from persistence.change import Change
 from persistence.dead_letters import DeadLetters
 from persistence.errors import JournalError
+from persistence.line import Backlog
 from persistence.managed import ManagedPrefix, Target
-from persistence.pending import Backlog, Pending, QueueStats, item_of
+from persistence.pending import Pending, QueueStats, item_of
 from persistence.pending import take_in as merge_in
 from persistence.queue_log import QueueLog
 from persistence.seams import Clock
@@ -44,7 +44,6 @@ class Unsaved:
         "given_up",
         "log",
         "seq",
-        "since",
         "suspects",
     )
 
@@ -57,8 +56,6 @@ class Unsaved:
         # Rows that were refused and are tried alone.
         self.suspects: dict[bytes, Pending] = {}
         self.flying: dict[bytes, Pending] = {}
-        # `first_seq` of everything unsaved, growing: whether a change has been saved is asked often.
-        self.since: OrderedDict[int, ManagedPrefix] = OrderedDict()
         # Keys that fly although they were given up.
         self.given_up = 0
         self._saved_waiters: list[asyncio.Future[None]] = []
@@ -78,6 +75,15 @@ class Unsaved:
         pending = self._newest(target)
         return pending.change if pending is not None and pending.on_over is None else None
 
+    def has_any(self, prefix: ManagedPrefix, keys: Iterable[bytes]) -> bool:
+        """May there be an unsaved change of one of these keys?"""
+        if (self.suspects and not self.suspects.keys().isdisjoint(keys)) or (
+            self.flying and not self.flying.keys().isdisjoint(keys)
+        ):
+            return True
+        backlog = self.backlogs.get(prefix)
+        return backlog is not None and backlog.pendings.has_any(keys)
+
     def unsaved_seq(self, target: Target) -> int:
         """The sequence of that change; 0 when there is none."""
         pending = self._newest(target)
@@ -90,21 +96,25 @@ class Unsaved:
         return pending or self.suspects.get(key) or self.flying.get(key)
 
     def unsaved_until(self, seq: int) -> int:
-        """Unsaved keys of which some change has this sequence or an older one. O(the answer)."""
-        count = 0
-        for first_seq in self.since:
-            if first_seq > seq:
-                break
-            count += 1
+        """Unsaved keys of which some change has this sequence or an older one. O(what flies + unsaved keys / 4,096)."""
+        count = sum([backlog.pendings.count_until(seq) for backlog in self.backlogs.values()])
+        for pending in (*self.suspects.values(), *self.flying.values()):
+            count += pending.first_seq <= seq and pending.on_over is None
         return count
 
     def has_older(self, prefix: ManagedPrefix | None, seq: int) -> bool:
-        """Is a key unsaved, of one prefix or of any, that was first changed at this sequence or before?"""
-        for first_seq, each in self.since.items():
-            if first_seq > seq:
-                break
-            if prefix is None or each is prefix:
+        """Is a key unsaved, of one prefix or of any, that was first changed at this sequence or before?
+
+        O(what flies + unsaved keys / 4,096).
+        """
+        for each, backlog in self.backlogs.items():
+            if (prefix is None or each is prefix) and 0 < backlog.pendings.oldest() <= seq:
                 return True
+        for pendings in (self.flying, self.suspects):
+            for pending in pendings.values():
+                is_meant = prefix is None or pending.target.prefix is prefix
+                if is_meant and pending.first_seq <= seq and pending.on_over is None:
+                    return True
         return False
 
     def bytes_of(self, prefix: ManagedPrefix) -> int:
@@ -176,21 +186,19 @@ class Unsaved:
         return True
 
     def put_back(self, pending: Pending) -> None:
-        """To the front of its line again, with what has come since merged on top."""
+        """To its place in its line again, with what has come since merged on top."""
         prefix = pending.target.prefix
         key = pending.target.key
         queue = self.backlogs[prefix].pendings
-        newer = queue.pop(key, None)
+        newer = queue.pop(key)
         if newer is not None:
             self.take_in(pending, newer)
         queue[key] = pending
-        queue.move_to_end(key, last=False)
 
     def take_in(self, pending: Pending, newer: Pending) -> None:
         """What has been changed while a key flew goes on top of it."""
         before = pending.bytes + newer.bytes
         merge_in(pending, newer)
-        del self.since[newer.first_seq]
         self.backlogs[pending.target.prefix].bytes += pending.bytes - before
 
     def record_anew(self, pending: Pending) -> None:
@@ -198,7 +206,7 @@ class Unsaved:
 
         Whatever has come since goes in before: a record stands for everything that was recorded before it.
         """
-        newer = self.backlogs[pending.target.prefix].pendings.pop(pending.target.key, None)
+        newer = self.backlogs[pending.target.prefix].pendings.pop(pending.target.key)
         if newer is not None:
             self.take_in(pending, newer)
         try:
@@ -214,20 +222,23 @@ class Unsaved:
         was recorded after it. O(unsaved keys), in slices. Raises JournalError.
         """
         carried = 0
-        waiting = [pending for backlog in self.backlogs.values() for pending in backlog.pendings.values()]
-        waiting += self.suspects.values()
-        for number, pending in enumerate(waiting, 1):
-            if number % _SLICE == 0:
+        for backlog in list(self.backlogs.values()):
+            for number in backlog.pendings.chunks():
+                for place, key in enumerate(backlog.pendings.keys_of(number), 1):
+                    if place % _SLICE == 0:
+                        await asyncio.sleep(0)
+                    pending = backlog.pendings.get(key)
+                    # (While it flies, too: whether what was recorded before is still needed will be known later.)
+                    if pending is not None and key not in self.flying:
+                        carried += self._restate(pending, below)
                 await asyncio.sleep(0)
-            target = pending.target
-            if self.backlogs[target.prefix].pendings.get(target.key) is not pending:
-                if self.suspects.get(target.key) is not pending:
-                    continue
-            elif target.key in self.flying:
-                # Whether what was recorded before is still needed will be known when that has landed.
-                continue
-            seq = self.log.restate(item_of(pending), pending.change, below)
-            if seq:
-                self.seq = pending.seq = seq
-                carried += 1
+        for pending in list(self.suspects.values()):
+            if self.suspects.get(pending.target.key) is pending:
+                carried += self._restate(pending, below)
         return carried
+
+    def _restate(self, pending: Pending, below: int) -> bool:
+        seq = self.log.restate(item_of(pending), pending.change, below)
+        if seq:
+            self.seq = pending.seq = seq
+        return seq > 0

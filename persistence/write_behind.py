@@ -14,16 +14,16 @@ The queue lives in memory; what outlives a crash is in the journal, if there is 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from persistence.backlog import joint_weight
 from persistence.breaker import Breaker
 from persistence.change import DELETE, NEVER, STRING, WRITE, Change
 from persistence.dead_letters import DeadLetter
 from persistence.flusher import Flusher
+from persistence.line import CHUNK_BITS, SHARD_MASK, Backlog
 from persistence.managed import ManagedPrefix, Target
-from persistence.pending import PENDING_OVERHEAD, Backlog, Flight, Pending, Saved, lacks_the_rest, merge
+from persistence.pending import PENDING_OVERHEAD, Flight, Pending, Saved, lacks_the_rest, merge
 from persistence.queue_log import QueueLog
 from persistence.seams import Clock, Random
 from persistence.stores.base import Stamp, Store
@@ -53,22 +53,23 @@ class WriteBehind(Unsaved):
     def resend(self, target: Target, change: Change, weight: int) -> None:
         """`add` for a dead letter, of a key of which nothing is unsaved: of its members alone, if it names them."""
         self.add(target, change, weight)
-        self.backlogs[target.prefix].pendings[target.key].is_partial = lacks_the_rest(change)
+        pending = self.backlogs[target.prefix].pendings.get(target.key)
+        assert pending is not None
+        pending.is_partial = lacks_the_rest(change)
 
-    def add(
-        self, target: Target, change: Change, weight: int, at_any_rate: bool = False, text: bytes | None = None
-    ) -> int:
+    def add(self, target: Target, change: Change, weight: int, at_any_rate: bool = False) -> int:
         """Remember a change that is being acknowledged; its sequence. O(1). JournalError: it must not be.
 
-        `at_any_rate`: even while the journal refuses changes for lack of room. `text`: the change says nothing but that
-        the key holds this string, and never expires.
+        `at_any_rate`: even while the journal refuses changes for lack of room.
         """
+        self.seq = self.log.record(target.prefix.rule.name, change, at_any_rate)
+        self._take_up(target, change, weight)
+        return self.seq
+
+    def _take_up(self, target: Target, change: Change, weight: int) -> None:
+        # The newest change, which has been recorded.
         prefix = target.prefix
         backlog = self.backlog_of(prefix)
-        if text is None:
-            self.seq = self.log.record(backlog.name, change, at_any_rate)
-        else:
-            self.seq = self.log.record_text(backlog.name, target.key, text)
         key = target.key
         weight += len(key) + PENDING_OVERHEAD
         pending = backlog.pendings.get(key) or self.suspects.get(key)
@@ -82,7 +83,7 @@ class WriteBehind(Unsaved):
             pending.seq = self.seq
             # A newer value deserves its own attempts.
             pending.attempts = 0
-            return self.seq
+            return
         flying = self.flying.get(key)
         if flying is not None and flying.on_over is None and change.verb != DELETE:
             # What flies will have been written when this one is sent; if it fails, the two are merged.
@@ -90,33 +91,71 @@ class WriteBehind(Unsaved):
             if not change.existed:
                 change.members = None
         backlog.pendings[key] = Pending(target, change, self.seq, self.clock.now_ms(), weight)
-        self.since[self.seq] = prefix
         backlog.bytes += weight
         if len(backlog.pendings) == 1 or backlog.bytes * 2 > prefix.rule.max_dirty:
             self.flusher.wake()
-        return self.seq
 
-    def add_text_again(self, backlog: Backlog, key: bytes, value: bytes) -> int:
-        """`add` for a plain SET of a key of which a plain value is unsaved already: its sequence; 0 when there is none.
-
-        Then nothing has been done. The commonest case of coalescing, without a Change of its own.
-        """
-        pending = backlog.pendings.get(key)
-        if pending is None:
-            return 0
-        change = pending.change
-        if change.verb != WRITE or change.kind != STRING or change.members is not None:
-            return 0
-        self.seq = pending.seq = seq = self.log.record_text(backlog.name, key, value)
-        change.value = value
-        change.deadline_ms = NEVER
-        pending.attempts = 0
-        weight = len(value) + len(key) + PENDING_OVERHEAD
-        if weight != pending.bytes:
-            backlog.bytes += weight - pending.bytes
-            pending.bytes = weight
-        backlog.prefix.counters.coalesced += 1
+    def add_text(self, backlog: Backlog, key: bytes, value: bytes) -> int:
+        """`add` of a change that says nothing but that the key holds this string, and never expires."""
+        self.seq = seq = self.log.record_text(backlog.name, key, value)
+        line = backlog.pendings
+        shard = line.shards[hash(key) & SHARD_MASK]
+        known = shard.get(key)
+        if isinstance(known, tuple):
+            shard[key] = (value, seq, known[2], known[3])
+            backlog.bytes += len(value) - len(known[0])
+            backlog.prefix.counters.coalesced += 1
+        elif known is not None or key in self.flying or key in self.suspects:
+            change = Change(key, WRITE, STRING, value, None, NEVER, None)
+            self._take_up(Target(key, backlog.prefix, ()), change, len(value))
+        else:
+            shard[key] = (value, seq, seq, self.clock.now_ms())
+            line.chunk_of(seq)[seq] = key
+            line.came(seq, 1)
+            backlog.bytes += len(value) + len(key) + PENDING_OVERHEAD
+            if line.count == 1 or backlog.bytes * 2 > backlog.prefix.rule.max_dirty:
+                self.flusher.wake()
         return seq
+
+    def add_texts(self, backlog: Backlog, keys: Sequence[bytes], values: Sequence[bytes]) -> int:
+        """`add_text` for many, one after the other: the sequence of the first."""
+        first = self.log.record_texts(backlog.name, keys, values)
+        line = backlog.pendings
+        shards = line.shards
+        now_ms = self.clock.now_ms()
+        # Nothing is looked up of a key that only waits.
+        is_quiet = not (self.flying or self.suspects)
+        chunk: dict[int, bytes] = {}
+        chunk_end = fresh = coalesced = grown = 0
+        seq = first
+        for key, value in zip(keys, values, strict=True):
+            shard = shards[hash(key) & SHARD_MASK]
+            known = shard.get(key)
+            if isinstance(known, tuple):
+                shard[key] = (value, seq, known[2], known[3])
+                grown += len(value) - len(known[0])
+                coalesced += 1
+            elif known is None and (is_quiet or (key not in self.flying and key not in self.suspects)):
+                shard[key] = (value, seq, seq, now_ms)
+                if seq >= chunk_end:
+                    chunk = line.chunk_of(seq)
+                    chunk_end = ((seq >> CHUNK_BITS) + 1) << CHUNK_BITS
+                chunk[seq] = key
+                fresh += 1
+                grown += len(value) + len(key) + PENDING_OVERHEAD
+            else:
+                self.seq = seq
+                change = Change(key, WRITE, STRING, value, None, NEVER, None)
+                self._take_up(Target(key, backlog.prefix, ()), change, len(value))
+            seq += 1
+        self.seq = seq - 1
+        backlog.prefix.counters.coalesced += coalesced
+        backlog.bytes += grown
+        if fresh:
+            line.came(seq - 1, fresh)
+            if line.count == fresh or backlog.bytes * 2 > backlog.prefix.rule.max_dirty:
+                self.flusher.wake()
+        return first
 
     def restore(self, target: Target, change: Change, seq: int, first_ms: int, weight: int) -> None:
         """Take up a change that the journal remembers; oldest first."""
@@ -137,13 +176,8 @@ class WriteBehind(Unsaved):
     def _note_restored(self, pending: Pending) -> None:
         prefix = pending.target.prefix
         self.backlog_of(prefix).bytes += pending.bytes
-        self.since[pending.first_seq] = prefix
         self.seq = max(self.seq, pending.seq)
         self.flusher.wake()
-
-    def restored(self) -> None:
-        """Everything has been taken up: what was first written first is asked for first."""
-        self.since = OrderedDict(sorted(self.since.items()))
 
     # -- hurrying -----------------------------------------------------------------------------------------------------
 
@@ -227,6 +261,5 @@ class WriteBehind(Unsaved):
                 given_up.append(pending)
         for pending in given_up:
             backlog.bytes -= pending.bytes
-            del self.since[pending.first_seq]
         self.tell_waiters()
         return given_up

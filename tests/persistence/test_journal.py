@@ -530,7 +530,7 @@ def test_ledger_does_not_grow_with_what_is_settled() -> None:
         journal.settle([(P, b"k%d" % number, seq)])
         if number % 100 == 99:
             runner.turn()
-    assert len(journal._ledger._heap) < 5_000
+    assert len(journal._ledger._groups) < 5_000
 
 
 # -- a real disk, a real thread ---------------------------------------------------------------------------------------

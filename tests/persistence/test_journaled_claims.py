@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from persistence import flusher
+from persistence import outcomes
 from persistence.change import NEVER, STRING, WRITE, Change
 from persistence.errors import RowRejected, StoreDown
 from persistence.mapping import build_mapping
@@ -103,7 +103,7 @@ async def test_the_table_of_stamps_is_made_anew_when_somebody_has_dropped_it(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A mapping that is refused altogether is left alone for a while, which is not what is tested.
-    monkeypatch.setattr(flusher, "STOPPED_RETRY_S", 0.05)
+    monkeypatch.setattr(outcomes, "STOPPED_RETRY_S", 0.05)
     rule = prefix("kv:", read="read-through", write="write-behind", write_delay="5ms")
     config = f'[journal]\ndir = "{tmp_path}/journal"\n[stores.main]\nurl = "{postgres_url}"\n{rule}'
     async with running_node(config) as node, client_of(node) as client:

@@ -483,7 +483,9 @@ async def test_warm_of_a_generic_prefix_takes_whole_keys(shop: Shop, start: Star
     await client.mset({"kv:a": "1", "kv:b": "2"})
     await shop.execute("insert into forebay_kv (key, kind, value) values ('other', 'string', '1')")
     await client.execute_command("CACHE.INVALIDATE", "kv:a", "kv:b")
-    assert await client.execute_command("CACHE.WARM", "kv:") == 2
+    # (The one at the start may still be at it, and be first.)
+    await client.execute_command("CACHE.WARM", "kv:")
+    assert await client.execute_command("DBSIZE") == 2
 
 
 async def test_warm_up_keeps_unsaved_changes(shop: Shop, start: Start) -> None:

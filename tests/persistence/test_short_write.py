@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +13,11 @@ from persistence.prefixes import READ_THROUGH, WRITE_BEHIND, WRITE_THROUGH, Pref
 from persistence.reload import reload
 from persistence.short_write import LONG, PLAIN, THROUGH
 from protocol.decoder import ReplyError
+from protocol.encoder import encode_into
 from server.keyspace.entry import Entry
 from tests.support.fake_disk import FakeDisk
 from tests.support.lives import Life, shop_store
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, finished
 
 DAY_S = 86_400.0
 
@@ -205,3 +207,112 @@ async def test_with_always_a_key_written_twice_within_a_sync_is_served_when_the_
         life.runner.work()
         await life.journal.wait_durable(entry.lease.dirty_seq)
         assert entry.soft_ms == entry.lease.until_ms
+
+
+# -- many at once -----------------------------------------------------------------------------------------------------
+
+
+async def pipeline(life: Life, commands: list[list[bytes]]) -> bytes:
+    """Commands of one read: what is answered."""
+    out: list[bytes] = []
+    position = 0
+    while position < len(commands):
+        position = life.dispatch.run_batch(life.session, commands, position, out)
+        if life.session.waiting is not None:
+            encode_into(out, await finished(life.session), 2)
+    return b"".join(out)
+
+
+# Key and value of each SET: new ones, one that is there twice, ones that a run must leave to the road of single ones.
+RUN = [(b"kv:%d" % number, b"value %d" % number) for number in range(8)]
+ODD = {
+    "alike": RUN,
+    "twice": [*RUN, (b"kv:3", b"again"), (b"kv:3", b"and again"), (b"kv:9", b"")],
+    "not_ascii": [*RUN[:4], ("kv:\u00e9".encode(), b"v"), *RUN[4:]],
+    "not_text": [*RUN[:4], (b"kv:\xff", b"v"), (b"kv:\0", b"v"), *RUN[4:]],
+    "plain": [*RUN[:4], (b"other", b"v"), *RUN[4:]],
+    "column": [*RUN[:4], (b"item:1", b"v"), *RUN[4:]],
+    "large": [*RUN[:4], (b"kv:large", b"v" * 70_000), *RUN[4:]],
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("fsync", ["always", "everysec", ""])
+async def test_pipeline_of_sets_leaves_what_single_ones_leave(odd: str, fsync: str) -> None:
+    commands = [[b"SET", key, value] for key, value in ODD[odd]]
+    names = sorted({key for key, _ in ODD[odd]})
+    seen: list[object] = []
+    for is_run in (False, True):
+        store = shop_store()
+        disk = FakeDisk()
+        async with Life(store, RULES, disk, fsync or "no") as life:
+            if not fsync:
+                life.dispatch.journal = None
+            # A hash, a key that memory holds and that is saved, one that is unsaved, and a tombstone.
+            await life.call("HSET", "kv:1", "a", "1")
+            await life.call("SET", "kv:2", "saved")
+            await life.flush()
+            await life.call("SET", "kv:4", "unsaved")
+            await life.call("DEL", "kv:2")
+            if is_run:
+                replies = await pipeline(life, commands)
+            else:
+                replies = b"".join([await pipeline(life, [command]) for command in commands])
+            held = [key for key in names if life.memory.held(key) is not None]
+            states = [state(life, key) for key in held if entry_of(life, key).lease is not None]
+            calls = life.session.hold_seq, life.session.written, life.journal.next_seq
+            life.session.hold_seq = 0
+            await life.journal.wait_durable(life.journal.next_seq - 1)
+            disk = life.kill()
+        async with Life(store, RULES, disk) as life:
+            unsaved = life.found.keys
+            await life.flush()
+        rows = {name: dict(table.rows) for name, table in store.tables.items()}
+        seen.append((replies, held, states, calls, unsaved, rows))
+    assert seen[0] == seen[1]
+
+
+async def test_pipeline_of_sets_while_its_keys_are_being_saved_is_saved_after_them() -> None:
+    store = shop_store()
+    gate = asyncio.Event()
+
+    async def hold(moment: str, operation: str) -> None:
+        if operation == "apply":
+            await gate.wait()
+
+    async with Life(store, RULES, FakeDisk(), "everysec") as life:
+        for key, _ in RUN:
+            await life.call("SET", key, "old")
+        queue = life.engine.queues["main"]
+        store.fault = hold
+        queue.hurry()
+        await eventually(lambda: len(queue.flying) == len(RUN))
+        replies = await pipeline(life, [[b"SET", key, value] for key, value in RUN])
+        assert replies == b"+OK\r\n" * len(RUN)
+        assert queue.count() == 2 * len(RUN)
+        gate.set()
+        await life.flush()
+        assert queue.count() == 0
+        for key, value in RUN:
+            life.engine.invalidate(key)
+            assert await life.call("GET", key) == value
+
+
+async def test_pipeline_of_sets_ends_where_too_much_is_unsaved() -> None:
+    rules = (rule("kv:", max_dirty=2000, on_full="reject"),)
+    async with Life(shop_store(), rules, FakeDisk(), "everysec") as life:
+        await life.call("SET", "kv:first", "v")
+        replies = await pipeline(life, [[b"SET", key, value] for key, value in RUN])
+        accepted = replies.count(b"+OK")
+        assert 0 < accepted < len(RUN)
+        assert replies.startswith(b"+OK\r\n" * accepted + b"-BUSY")
+        assert life.engine.queues["main"].count() == accepted + 1
+
+
+async def test_pipeline_of_sets_is_refused_while_the_journal_is() -> None:
+    async with Life(shop_store(), RULES, FakeDisk(), "everysec") as life:
+        await life.call("SET", "kv:first", "v")
+        life.journal.refusing = "the journal is full"
+        replies = await pipeline(life, [[b"SET", key, value] for key, value in RUN])
+        assert replies.count(b"-MISCONF ") == replies.count(b"the journal is full\r\n") == len(RUN)
+        assert life.engine.queues["main"].count() == 1

@@ -83,6 +83,7 @@ SCENARIOS: Final = {
         Scenario("write-behind-multi", GENERIC, READ_THROUGH, WRITE_BEHIND, joint=0.6),
         Scenario("write-around", COLUMN, READ_THROUGH, WRITE_AROUND),
         Scenario("write-around-multi", HASH, READ_THROUGH, WRITE_AROUND, joint=0.6),
+        Scenario("write-around-mget", COLUMN, READ_THROUGH, WRITE_AROUND, joint=0.8),
         Scenario("refresh-ahead", COLUMN, REFRESH_AHEAD, WRITE_THROUGH),
         Scenario("refresh-ahead-behind", GENERIC, REFRESH_AHEAD, WRITE_BEHIND, joint=0.2),
         Scenario("journaled", HASH, READ_THROUGH, WRITE_BEHIND, journal="always"),
