@@ -29,12 +29,12 @@ from persistence.seams import Clock
 from persistence.short_write import PLAIN, THROUGH, ShortWrite
 from protocol.encoder import BULK_HEADERS, INTEGERS, encode, encode_into
 from protocol.limits import OUTPUT_HIGH_WATER
-from protocol.replies import NIL_ARRAY, NO_REPLY, OK, QUEUED, Error, Status
+from protocol.replies import NIL_ARRAY, NO_REPLY, OK, Error, Status
 from server import errors
 from server.afterwards import at_once, correct_deletes, count_failed, outcome, read_by, tell_misses, unless_muted
 from server.blocking import Blocking, Retry, Waiter
 from server.commands.context import Blocked, Wait
-from server.commands.spec import DELETES, DENYOOM, FRESH, IMMEDIATE, KEYSPACE, WRITE, CommandSpec, spellings
+from server.commands.spec import FRESH, IMMEDIATE, KEYSPACE, WRITE, CommandSpec, spellings
 from server.commands.table import COMMANDS
 from server.encoded import Encoded
 from server.errors import CommandError
@@ -68,8 +68,6 @@ _LOOK_AHEAD: Final = 4096
 _ATTEMPTS: Final = 5
 # What sessions in a special state find on the short road.
 _NO_COMMANDS: Final[dict[bytes, CommandSpec]] = {}
-# Bytes that the commands queued in one MULTI may take.
-_MULTI_LIMIT: Final = 256 << 20
 
 
 class Dispatch:
@@ -184,12 +182,14 @@ class Dispatch:
         except Exception as bug:
             reply = self.fail(spec, argv, bug)
         kind = type(reply)
+        if kind is int:
+            return INTEGERS[reply] if 0 <= reply < _SMALL_INTEGERS else b":%d\r\n" % reply  # type: ignore
         if kind is bytes and len(reply) < _SHORT_BULK:  # type: ignore[arg-type]
             return BULK_HEADERS[len(reply)] + reply + b"\r\n"  # type: ignore[arg-type,operator]
         if kind is Status:
             return reply.wire  # type: ignore[attr-defined,no-any-return]
-        if kind is int:
-            return INTEGERS[reply] if 0 <= reply < _SMALL_INTEGERS else b":%d\r\n" % reply  # type: ignore
+        if reply is None:
+            return b"$-1\r\n" if session.protocol == 2 else b"_\r\n"
         if kind is Error:
             spec.failed += 1
             self.count_error(reply)  # type: ignore[arg-type]
@@ -297,16 +297,18 @@ class Dispatch:
     def _run_alike(
         self, session: Session, commands: list[list[bytes]], position: int, end: int, out: list[bytes]
     ) -> int:
-        # What the commands from `position` on have in common is done once for all of them; the position of the first
-        # that has to go its own way.
+        # What these commands have in common is done once; the position of the first that has to go its own way.
         spec = self._ordinary.get(commands[position][0])
         run = RUNS.get(spec.handler) if spec is not None else None
         db = session.db
-        if spec is None or run is None or db.heeded or db.lent or (self.engine.active and db is self.managed_db):
+        is_managed = self.engine.active and db is self.managed_db
+        if spec is None or run is None or db.heeded or db.lent or (is_managed and spec is not self._set):
             return position
         begin = position
         try:
-            if spec.grows and self.keyspace.limited:
+            if is_managed:
+                position = self._set_alike(session, commands, position, end, out)
+            elif spec.grows and self.keyspace.limited:
                 position = run_weighed(run, self.keyspace, session, commands, position, end, out)
             else:
                 position = run(session, commands, position, end, out)
@@ -317,6 +319,19 @@ class Dispatch:
             position = end
         spec.calls += position - begin
         return position
+
+    def _set_alike(
+        self, session: Session, commands: list[list[bytes]], position: int, end: int, out: list[bytes]
+    ) -> int:
+        # The same of plain SETs under one write-behind rule.
+        if self.keyspace.limited and not self.keyspace.make_room():
+            return position
+        done, seq = self._short.set_run(commands, position, end, session.written)
+        if done:
+            out.append(OK.wire * done)
+            if self.journal is not None and seq > self.journal.durable_seq:
+                session.hold_seq = seq
+        return position + done
 
     def _look_again(
         self, session: Session, spec: CommandSpec, argv: list[bytes], reply: object, is_normal: bool
@@ -402,12 +417,11 @@ class Dispatch:
             if seq == PLAIN and not engine.locks.held:
                 return spec.handler(session, argv)
             if seq == THROUGH and is_normal:
-                reply = self._sets.run(session, argv[1], argv[2])
+                reply = self._sets.run(session, spec, argv[1], argv[2])
                 if reply is not None or session.waiting is not None:
                     return reply
-        elif is_normal and ((len(argv) == 5 and spec is self._set) or (len(argv) == 2 and spec.flags & DELETES)):
-            sets = self._sets
-            reply = sets.run_for(session, argv) if spec is self._set else sets.delete(session, spec, argv[1])
+        elif is_normal:
+            reply = self._sets.run_other(session, spec, argv)
             if reply is not None or session.waiting is not None:
                 return reply
         if spec.flags & KEYSPACE:
@@ -486,11 +500,11 @@ class Dispatch:
                 spec.rejected += 1
                 session.aborted = session.queue is not None or session.aborted
                 return self._mute(session, refusal)
-        if self.pause.is_on and self._must_wait(session, spec):
+        if self.pause.is_on and self._roads.must_wait(spec, session.queue):
             session.waiting = self._postpone(session, argv)
             return None
         if session.queue is not None and not spec.flags & IMMEDIATE:
-            return self._mute(session, self._enqueue(session, spec, argv))
+            return self._mute(session, session.enqueue(spec, argv))
         if self.monitors is not None and self.monitors.sessions:
             self.monitors.show(session, spec, argv)
         spec.calls += 1
@@ -582,18 +596,6 @@ class Dispatch:
             self.count_error(heard)
         return Encoded(b"".join((encode(heard, session.protocol), late)))
 
-    def _enqueue(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
-        assert session.queue is not None
-        session.queued_bytes += sum(map(len, argv)) + 64 * len(argv)
-        if session.queued_bytes > _MULTI_LIMIT:
-            session.aborted = True
-            return Error("ERR the transaction is too large")
-        if spec.flags & DENYOOM and not self.keyspace.make_room():
-            session.aborted = True
-            return errors.OOM
-        session.queue.append((spec, argv))
-        return QUEUED
-
     async def _await(self, session: Session, spec: CommandSpec, argv: list[bytes], wait: Wait) -> object:
         try:
             reply = await wait.start()
@@ -625,11 +627,6 @@ class Dispatch:
         while (rest := session.take_rest()) is not None:
             reply = await rest
         return reply
-
-    def _must_wait(self, session: Session, spec: CommandSpec) -> bool:
-        if spec.name == "exec" and session.queue is not None:
-            return self._roads.must_wait(spec) or any(self._roads.must_wait(called) for called, _ in session.queue)
-        return self._roads.must_wait(spec)
 
     def _pause_changed(self) -> None:
         self._roads.is_paused = self.pause.is_on

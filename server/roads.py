@@ -62,8 +62,10 @@ class Roads:
             table = {name: spec for name, spec in table.items() if not spec.flags & READ}
         return table
 
-    def must_wait(self, spec: CommandSpec) -> bool:
-        """Does the pause hold this command up?"""
+    def must_wait(self, spec: CommandSpec, queue: list[tuple[CommandSpec, list[bytes]]] | None = None) -> bool:
+        """Does the pause hold this command up, or, with EXEC, one of those that were queued?"""
+        if spec.name == "exec" and queue and any(self.must_wait(called) for called, _ in queue):
+            return True
         return self.is_paused and (not self.pauses_writes_only or may_write(spec))
 
 

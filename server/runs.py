@@ -34,7 +34,7 @@ from server.keyspace.slots import tagged
 from server.keyspace.values.list_value import ListValue
 from server.keyspace.values.member_set import MemberSet, member_set_of
 from server.keyspace.values.sorted_set import SortedSet
-from server.keyspace.weights import FIELD_OVERHEAD, ITEM_OVERHEAD, MEMBER_OVERHEAD, SCORED_OVERHEAD
+from server.keyspace.weights import FIELD_OVERHEAD, ITEM_OVERHEAD, MEMBER_OVERHEAD, SCORED_OVERHEAD, STRING_OVERHEAD
 
 # Runs commands[begin:end] as far as they are alike and plain, appends their encoded replies to the list, and returns
 # the position of the first command that it has not run.
@@ -98,7 +98,7 @@ def _sets(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out: 
     tables = db.tables
     life = db.moment
     name = commands[begin][0]
-    overwritten = 0
+    plain = 0
     others = 0
     for argv in commands[begin:end]:
         if len(argv) != 3 or argv[0] != name:
@@ -106,8 +106,13 @@ def _sets(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out: 
         key = argv[1]
         value = argv[2]
         hashed = tagged(key) if 123 in key else key
-        entry = tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
-        if entry is None or entry.life.weight:
+        index = (_crc16(hashed, 0) & 16383) >> 4
+        entry = tables[index].get(key)
+        if entry is None:
+            _enter(db, key, index, value)
+            plain += 1
+            continue
+        if entry.life.weight:
             db.put(key, STRING, value, NEVER, b"set")
             others += 1
             continue
@@ -116,11 +121,19 @@ def _sets(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out: 
         entry.life = life
         if grown:
             entry.seat.home.grew(entry, grown)
-        overwritten += 1
-    db.mutations += overwritten
-    done = overwritten + others
+        plain += 1
+    db.mutations += plain
+    done = plain + others
     out.append(OK.wire * done)
     return begin + done
+
+
+def _enter(db: Database, key: bytes, index: int, text: bytes) -> None:
+    # A key comes that the table of this number does not have: as Database.put, for a plain string that does not expire.
+    home = db.homes[index] if db.placement is None else db.home_of(key, index)
+    entry = Entry(key, text, db.moment, home.entrance)
+    db.tables[index][key] = entry
+    home.admit(entry, STRING_OVERHEAD + len(key) + len(text))
 
 
 def _incrs(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out: list[bytes]) -> int:
@@ -135,11 +148,12 @@ def _incrs(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out:
             break
         key = argv[1]
         hashed = tagged(key) if 123 in key else key
-        entry = tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
+        index = (_crc16(hashed, 0) & 16383) >> 4
+        entry = tables[index].get(key)
         if entry is None:
-            db.put(key, STRING, TEXTS[1], NEVER, b"incrby")
+            _enter(db, key, index, TEXTS[1])
             out.append(_ONE)
-            others += 1
+            added += 1
             continue
         value = entry.value
         if not isinstance(value, bytes):
@@ -440,6 +454,8 @@ def run_weighed(
 
 _GET: Final = COMMANDS["get"]
 _SET: Final = COMMANDS["set"]
+_get: Final[Handler] = strings.get
+_set: Final[Handler] = strings.set_
 _OK: Final = OK.wire
 
 
@@ -449,7 +465,7 @@ def _answer_get(ctx: Context, argv: list[bytes]) -> bytes | None:
     key = argv[1]
     hashed = tagged(key) if 123 in key else key
     entry = db.tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
-    if entry is None or _GET.handler is not strings.get:
+    if entry is None or _GET.handler is not _get:
         return None
     after = entry.seat.after
     value = entry.value
@@ -473,7 +489,7 @@ def _answer_set(ctx: Context, argv: list[bytes]) -> bytes | None:
     key = argv[1]
     hashed = tagged(key) if 123 in key else key
     entry = db.tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
-    if entry is None or db.heeded or entry.life.weight or _SET.handler is not strings.set_:
+    if entry is None or db.heeded or entry.life.weight or _SET.handler is not _set:
         return None
     value = argv[2]
     grown = len(value) - len(entry.value)  # type: ignore[arg-type]

@@ -6,8 +6,10 @@ from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
 from persistence.parked import Parked
+from protocol.replies import QUEUED, Error
 from server.commands.context import Context, Server
-from server.commands.spec import CommandSpec
+from server.commands.spec import DENYOOM, CommandSpec
+from server.errors import OOM
 from server.keyspace.database import Database
 from server.keyspace.overlay import Overlay
 
@@ -20,6 +22,9 @@ SUBSCRIBED: Final = 16
 TRACKING: Final = 32
 MONITORING: Final = 64
 RESTRICTED: Final = 128
+
+# Bytes that the commands queued in one MULTI may take.
+_MULTI_LIMIT: Final = 256 << 20
 
 Call = tuple[CommandSpec, list[bytes]]
 
@@ -179,6 +184,19 @@ class Session(Context):
         self.queued_bytes = 0
         self.aborted = False
         self.refresh_state()
+
+    def enqueue(self, spec: CommandSpec, argv: list[bytes]) -> object:
+        """A command between MULTI and EXEC; what it is answered."""
+        assert self.queue is not None
+        self.queued_bytes += sum(map(len, argv)) + 64 * len(argv)
+        if self.queued_bytes > _MULTI_LIMIT:
+            self.aborted = True
+            return Error("ERR the transaction is too large")
+        if spec.flags & DENYOOM and not self.server.keyspace.make_room():
+            self.aborted = True
+            return OOM
+        self.queue.append((spec, argv))
+        return QUEUED
 
     def end_multi(self) -> list[Call]:
         """Leave MULTI, whatever the outcome; what had been queued."""

@@ -1,4 +1,4 @@
-"""ThroughSets: SET, plain or with a lifetime, and DEL of one key under write-through: they wait without a task.
+"""ThroughSets: SET, plain or with a lifetime, SETEX and DEL of one key under write-through wait without a task.
 
 What becomes of the row and of memory is in persistence/short_through.py.
 """
@@ -6,6 +6,7 @@ What becomes of the row and of memory is in persistence/short_through.py.
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from persistence.change import NEVER
 from persistence.engine import Engine
@@ -15,13 +16,16 @@ from persistence.mapping import RowOp
 from persistence.short_through import ShortThrough, ThroughWrite
 from protocol.replies import OK
 from server.blocking import Blocking
-from server.commands.args import LIFETIMES, NO_LIFETIME, positive_deadline
-from server.commands.spec import CommandSpec
+from server.commands.args import LIFETIMES, MILLISECONDS, NO_LIFETIME, SECONDS, positive_deadline
+from server.commands.spec import DELETES, CommandSpec
 from server.keyspace.keyspace import Keyspace
 from server.session import Session
 from server.store_errors import EXPECTED, reply_of
 
 log = logging.getLogger("forebay.through_sets")
+
+# SET by other names, with the lifetime before the value: its unit.
+_UNITS: Final = {"setex": SECONDS, "psetex": MILLISECONDS}
 
 
 class ThroughSet(ThroughWrite):
@@ -70,24 +74,34 @@ class ThroughDelete(ThroughWrite):
 class ThroughSets:
     """Those of one dispatch."""
 
-    __slots__ = ("_blocking", "_keyspace", "_short", "_spec")
+    __slots__ = ("_blocking", "_keyspace", "_set", "_short")
 
     def __init__(self, engine: Engine, keyspace: Keyspace, blocking: Blocking, spec: CommandSpec) -> None:
         self._short = ShortThrough(engine, self)
         self._keyspace = keyspace
         self._blocking = blocking
-        self._spec = spec
+        self._set = spec
 
-    def run_for(self, session: Session, argv: list[bytes]) -> object:
-        """SET key value EX seconds, or another unit: as `run`. Raises CommandError."""
-        unit = LIFETIMES.get(argv[3], NO_LIFETIME)
-        if unit == NO_LIFETIME:
-            return None
-        deadline_ms = positive_deadline(session, unit, argv[4], "set")
+    def run_other(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
+        """Any write but a plain SET: as `run`, and None for those that are none of these. Raises CommandError."""
+        words = len(argv)
+        if words == 2:
+            return self._delete(session, spec, argv[1]) if spec.flags & DELETES else None
+        if words == 5 and spec is self._set:
+            unit = LIFETIMES.get(argv[3], NO_LIFETIME)
+            return self._run_for(session, spec, argv[1], argv[2], unit, argv[4]) if unit != NO_LIFETIME else None
+        if words == 4 and spec.name in _UNITS:
+            return self._run_for(session, spec, argv[1], argv[3], _UNITS[spec.name], argv[2])
+        return None
+
+    def _run_for(
+        self, session: Session, spec: CommandSpec, key: bytes, value: bytes, unit: int, amount: bytes
+    ) -> object:
+        deadline_ms = positive_deadline(session, unit, amount, spec.name)
         # One in the past deletes the key, or keeps it from coming.
-        return self.run(session, argv[1], argv[2], deadline_ms) if deadline_ms > session.db.now_ms else None
+        return self.run(session, spec, key, value, deadline_ms) if deadline_ms > session.db.now_ms else None
 
-    def run(self, session: Session, key: bytes, value: bytes, deadline_ms: int = NEVER) -> object:
+    def run(self, session: Session, spec: CommandSpec, key: bytes, value: bytes, deadline_ms: int = NEVER) -> object:
         """SET key value: a refusal, or None, when the session waits for the store or the long road is to be taken."""
         short = self._short
         prefix = short.prefix_of(key)
@@ -98,13 +112,12 @@ class ThroughSets:
         except EXPECTED as error:
             return reply_of(error)
         if accepted is not None:
-            write = ThroughSet(self._spec, key, prefix, accepted[0], accepted[1], deadline_ms)
+            write = ThroughSet(spec, key, prefix, accepted[0], accepted[1], deadline_ms)
             session.waiting = write
             short.send(write)
         return None
 
-    def delete(self, session: Session, spec: CommandSpec, key: bytes) -> object:
-        """DEL key: as `run`."""
+    def _delete(self, session: Session, spec: CommandSpec, key: bytes) -> object:
         short = self._short
         prefix = short.prefix_of(key)
         if prefix is None:

@@ -37,6 +37,8 @@ from server.session import Session
 
 log = logging.getLogger("forebay.net")
 
+# A constant, because compiled code looks a module's function up by its name at each call.
+_write_to: Final = os.write
 # Commands parsed at once for a client that has not authenticated: its limits end with the AUTH that may come next.
 _ONE_BY_ONE: Final = 1
 # No commands left over; shared and never changed.
@@ -203,7 +205,7 @@ class Connection(asyncio.Protocol):
                     return
                 self._last = argv[0]
                 try:
-                    sent = os.write(self._fd, wire)
+                    sent = _write_to(self._fd, wire)
                 except OSError:
                     # Full, or gone: the transport waits, or finds out.
                     sent = 0
@@ -453,7 +455,7 @@ class Connection(asyncio.Protocol):
             self._queued = transport.get_write_buffer_size() > 0
         if self._fd >= 0 and not self._queued:
             try:
-                sent = os.write(self._fd, data)
+                sent = _write_to(self._fd, data)
             except OSError:
                 # Full, or gone: the transport waits, or finds out.
                 sent = 0
