@@ -76,7 +76,8 @@ class Arrivals:
                 self._renew(flight.key, result.kind, result.value, lease, deadline_ms, flight.refresh)
 
     def loaded_together(self, prefix: ManagedPrefix, keys: list[bytes], values: list[object], cost_ms: float) -> bool:
-        """What a convoy brought, in one pass. False: its keys have to be looked at one by one."""
+        """What was brought for keys to which nothing has happened, in one pass. False: nothing has been done, they
+        have to be looked at one by one."""
         mapping = prefix.mapping
         assert mapping is not None
         rule = prefix.rule

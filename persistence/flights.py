@@ -26,7 +26,7 @@ class Flight(Target):
     visits what is under way.)
     """
 
-    __slots__ = ("claimed", "done", "error", "fenced", "others", "parked", "refresh", "result", "waiters")
+    __slots__ = ("claimed", "done", "error", "fenced", "others", "parked", "refresh", "result", "value", "waiters")
 
     def __init__(self, key: bytes, prefix: ManagedPrefix, row_key: RowKey) -> None:
         self.key = key
@@ -41,6 +41,8 @@ class Flight(Target):
         self.done = False
         # The row's value; None when there is no such row.
         self.result: Loaded | None = None
+        # The value alone, of the mapping's kind, where nothing happened to the key on the way and memory has it, too.
+        self.value: object = None
         self.error: StoreError | None = None
         # Tasks that wait. None: none yet.
         self.waiters: list[asyncio.Future[None]] | None = None
@@ -65,7 +67,14 @@ class Flight(Target):
                     self.waiters.remove(turn)
         if self.error is not None:
             raise self.error
-        return self.result
+        return self.loaded()
+
+    def loaded(self) -> Loaded | None:
+        """What it has brought."""
+        mapping = self.prefix.mapping
+        if self.value is None or mapping is None:
+            return self.result
+        return Loaded(mapping.kind, self.value, NEVER)
 
     def park(self, parked: ParkedLoad) -> None:
         """Call this one back when the flight has landed."""
@@ -165,7 +174,6 @@ class Convoy:
     def as_flights(self) -> list[Flight]:
         """What is known of each key now, for who has to look at them one by one."""
         values = self.values
-        kind = self.prefix.mapping.kind if self.prefix.mapping is not None else -1
         flights: list[Flight] = []
         for place, key in enumerate(self.keys):
             flight = self.apart.get(key) if self.apart is not None else None
@@ -174,8 +182,7 @@ class Convoy:
                 flight.fenced = self.fenced is not None and key in self.fenced
             if values is not None:
                 flight.done = True
-                value = values[place]
-                flight.result = None if value is None else Loaded(kind, value, NEVER)
+                flight.value = values[place]
             flights.append(flight)
         return flights
 

@@ -324,7 +324,6 @@ class Journal:
     def when_durable(self, seq: int, told: Told) -> None:
         """Tell when `durable_seq` has reached a sequence (at once if it has), or the error that prevents it."""
         if seq > self.durable_seq and self.failure is None:
-            # As nearly always, and once for each read of writes.
             self._durable_waiters.add(seq, told)
         else:
             self._when(seq, told, self._durable_waiters, self.durable_seq)

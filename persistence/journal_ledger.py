@@ -16,7 +16,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from persistence.change import DELETE, EXPIRY, STRING, Change
-from persistence.journal_records import WHOLE, Batch, Item, Recorded, TextForm, is_partial, pack, pack_change
+from persistence.journal_records import WHOLE, Batch, Item, Recorded, is_partial, pack, pack_change
+from persistence.journal_text import TextForm
 
 # Groups that nobody needs and that the heap may hold before it is built anew, at least.
 _STALE_LEAST: Final = 4096

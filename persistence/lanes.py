@@ -52,9 +52,10 @@ class Lane:
         "convoys_first",
         "flying",
         "gathering",
+        "is_late",
         "is_scheduled",
         "keys_flying",
-        "late_s",
+        "launches",
         "prefix",
         "usual_s",
     )
@@ -69,15 +70,16 @@ class Lane:
         self.convoys_first = False
         # The loop will look in this turn whether a statement can be sent.
         self.is_scheduled = False
-        # What the statements under way ask for; how many keys that are, and the loop's time from which the last of them
-        # is late.
+        # What the statements under way ask for; how many keys that are; how many statements there have been, and
+        # whether the last of them takes longer than usual.
         self.flying: list[LoadBatch] = []
         self.keys_flying = 0
-        self.late_s = 0.0
+        self.launches = 0
+        self.is_late = False
         # How long statements take, a moving average; 0: none has been answered.
         self.usual_s = 0.0
 
-    def may_send(self, now_s: float) -> bool:
+    def may_send(self) -> bool:
         """May a statement be sent now for what has gathered?"""
         waiting = len(self.gathering) + self.convoy_keys
         if not waiting or not self.flying:
@@ -87,7 +89,7 @@ class Lane:
         keys = self.keys_flying
         if keys <= FEW_KEYS or waiting >= min(MORE_WAITING * keys, self.prefix.rule.load_batch):
             return True
-        return now_s >= self.late_s
+        return self.is_late
 
     def take(self) -> LoadBatch:
         """What the next statement asks for; it flies from now on."""
@@ -105,6 +107,8 @@ class Lane:
         if not self.convoys_first:
             self._take_convoys(batch)
         self.convoys_first = not self.convoys_first
+        self.launches += 1
+        self.is_late = False
         self.flying.append(batch)
         self.keys_flying += batch.size
         return batch

@@ -140,7 +140,7 @@ class Lifetimes:
         return self._memory.now_ms < lease.until_ms + int(lease.prefix.rule.stale_while_revalidate_s * 1000)
 
     def is_over(self, entry: Held, lease: Lease) -> bool:
-        """Has a time run out that somebody gave the key itself? Nothing is served after it, however old a copy may be."""
+        """Has a time run out that somebody gave the key itself? Nothing is served after it, however old a copy is."""
         is_own = lease.prefix.rule.generic or entry.deadline_ms != lease.until_ms
         return is_own and entry.deadline_ms <= self._memory.now_ms
 

@@ -60,8 +60,8 @@ class Installer(Protocol):
         it wake up."""
 
     def loaded_together(self, prefix: ManagedPrefix, keys: list[bytes], values: list[object], cost_ms: float) -> bool:
-        """The same of a convoy, to whose keys nothing has happened; None: there is no such row. False: they have to be
-        looked at one by one, and nothing has been done."""
+        """The same for keys to which nothing has happened; None: there is no such row. False: they have to be looked at
+        one by one, and nothing has been done."""
 
     def load_failed(self, flight: Flight) -> None:
         """A flight ended with `flight.error`."""
@@ -194,6 +194,27 @@ class Loader:
             self._schedule(lane)
         parked.flights = flights
         self._await(parked, len(flights), timeout_s)
+
+    def park_one(self, parked: ParkedLoad, flight: Flight) -> None:
+        """`park` for one key."""
+        lane = self._lane(flight.prefix)
+        other = self._flights.get(flight.key)
+        if other is None and self._convoys:
+            other = self._apart(flight.key)
+        if other is None:
+            flight.parked = parked
+            self._flights[flight.key] = flight
+            lane.gathering.append(flight)
+            counters = flight.prefix.counters
+            counters.loads += 1
+            counters.misses += 1
+            self._schedule(lane)
+        else:
+            self._share(other)
+            other.park(parked)
+            flight = other
+        parked.flights = [flight]
+        self._await(parked, 1, flight.prefix.rule.load_timeout_s)
 
     def park_together(self, parked: ParkedLoad, convoy: Convoy) -> None:
         """`park` for keys that have been found free (`are_free`)."""
@@ -384,22 +405,24 @@ class Loader:
     # -- batches ------------------------------------------------------------------------------------------------------
 
     def _schedule(self, lane: Lane) -> None:
-        if not lane.is_scheduled:
-            loop = asyncio.get_running_loop()
-            if lane.may_send(loop.time()):
-                lane.is_scheduled = True
-                loop.call_soon(self._launch, lane)
+        if not lane.is_scheduled and lane.may_send():
+            lane.is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._launch, lane)
+
+    def _grow_late(self, lane: Lane, launch: int) -> None:
+        # That statement of the lane should have been answered by now.
+        if lane.launches == launch and lane.flying:
+            lane.is_late = True
+            self._schedule(lane)
 
     def _launch(self, lane: Lane) -> None:
         lane.is_scheduled = False
         loop = asyncio.get_running_loop()
-        while lane.may_send(loop.time()):
+        while lane.may_send():
             batch = lane.take()
             if self._writing:
                 self._close_to_others(batch)
-            patience_s = lane.patience_s()
-            lane.late_s = loop.time() + patience_s
-            loop.call_later(patience_s, self._schedule, lane)
+            loop.call_later(lane.patience_s(), self._grow_late, lane, lane.launches)
             task = loop.create_task(self._fly(lane, batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -486,22 +509,48 @@ class Loader:
 
     def _land_together(self, convoy: Convoy, rows: dict[RowKey, Row], cost_ms: float) -> bool:
         # False: not all of its keys are as they were, or there is more to do for one than for another.
-        keys = convoy.keys
-        mapping = convoy.prefix.mapping
-        assert mapping is not None
-        if convoy.fenced or convoy.apart or (self._writing and not self._writing.keys().isdisjoint(keys)):
+        if convoy.fenced or convoy.apart:
             return False
-        try:
-            values = mapping.values_of(convoy.row_keys, rows)
-        except StoreError:
-            return False
-        if not self._installer.loaded_together(convoy.prefix, keys, values, cost_ms):
+        values = self._keep(convoy.prefix, convoy.keys, convoy.row_keys, rows, cost_ms)
+        if values is None:
             return False
         known = self._convoys
-        for key in keys:
+        for key in convoy.keys:
             del known[key]
         convoy.land(values, self._ready)
         return True
+
+    def _keep(
+        self, prefix: ManagedPrefix, keys: list[bytes], row_keys: list[RowKey], rows: dict[RowKey, Row], cost_ms: float
+    ) -> list[object] | None:
+        # The values of keys to which nothing has happened, when memory has taken them all; None: nothing has been done.
+        mapping = prefix.mapping
+        assert mapping is not None
+        if mapping.kind < 0 or (self._writing and not self._writing.keys().isdisjoint(keys)):
+            return None
+        try:
+            values = mapping.values_of(row_keys, rows)
+        except StoreError:
+            return None
+        return values if self._installer.loaded_together(prefix, keys, values, cost_ms) else None
+
+    def _land(self, prefix: ManagedPrefix, batch: list[Flight], rows: dict[RowKey, Row], cost_ms: float) -> None:
+        values: list[object] | None = None
+        for flight in batch:
+            if flight.fenced or flight.refresh:
+                break
+        else:
+            keys = [flight.key for flight in batch]
+            values = self._keep(prefix, keys, [flight.row_key for flight in batch], rows, cost_ms)
+        if values is None:
+            self._land_one_by_one(prefix, batch, rows, cost_ms)
+            return
+        known = self._flights
+        ready = self._ready
+        for flight, value in zip(batch, values, strict=True):
+            del known[flight.key]
+            flight.value = value
+            flight.land(ready)
 
     def _scatter(self, batch: LoadBatch, convoy: Convoy) -> None:
         # Its keys are loaded by flights from now on.
@@ -513,7 +562,9 @@ class Loader:
         batch.convoys.remove(convoy)
         batch.flights = [*batch.flights, *flights]
 
-    def _land(self, prefix: ManagedPrefix, batch: list[Flight], rows: dict[RowKey, Row], cost_ms: float) -> None:
+    def _land_one_by_one(
+        self, prefix: ManagedPrefix, batch: list[Flight], rows: dict[RowKey, Row], cost_ms: float
+    ) -> None:
         mapping = prefix.mapping
         assert mapping is not None
         wall_ms = self._clock.now_ms() + self._clock.wall_offset_ms()

@@ -33,7 +33,7 @@ _SEVERAL: Final = 2
 class ShortLoad:
     """Reads of absent keys, by an engine."""
 
-    __slots__ = ("_engine", "_prefix", "_rules")
+    __slots__ = ("_engine", "_head", "_is_behind", "_loads", "_prefix", "_rules")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -41,6 +41,10 @@ class ShortLoad:
         # None: there was none, or keys that begin with its head may belong to another.
         self._rules = engine.rules
         self._prefix: ManagedPrefix | None = None
+        # Of its rule: what a key of it begins with, whether a miss is loaded, and whether it may be unsaved.
+        self._head = b""
+        self._loads = False
+        self._is_behind = False
 
     def absent(self, keys: list[bytes]) -> list[Flight] | None:
         """What a read of these keys has to load, each key once; None for the long road. Raises Unmapped."""
@@ -87,15 +91,31 @@ class ShortLoad:
             flights.append(flight)
         return flights
 
+    def only(self, key: bytes) -> Flight | None:
+        """`absent` for a read of one key that belongs to the prefix of the last one; None: not so simple."""
+        prefix = self._prefix
+        engine = self._engine
+        if prefix is None or engine.rules is not self._rules or not self._loads:
+            return None
+        mapping = prefix.mapping
+        if mapping is None or not key.startswith(self._head) or engine.memory.held(key) is not None:
+            return None
+        row_key = mapping.row_named_by(key)
+        if row_key is None or key in prefix.negatives or key in engine.loader.joint or engine.has_quarantine():
+            return None
+        flight = Flight(key, prefix, row_key)
+        if self._is_behind and engine.queue_of(prefix).unsaved(flight) is not None:
+            return None
+        return flight
+
     def together(self, keys: list[bytes]) -> Convoy | None:
         """All that a read of these keys has to load, as one; None: they have to be looked at one by one (`absent`)."""
         engine = self._engine
         prefix = self._prefix
         if prefix is None or engine.rules is not self._rules or engine.has_quarantine():
             return None
-        rule = prefix.rule
         mapping = prefix.mapping
-        if mapping is None or mapping.kind < 0 or not rule.loads:
+        if mapping is None or mapping.kind < 0 or not self._loads:
             return None
         wanted = engine.memory.gaps(keys)
         if wanted is None or len(wanted) < _SEVERAL:
@@ -105,7 +125,7 @@ class ShortLoad:
             return None
         if prefix.negatives and not prefix.negatives.keys().isdisjoint(wanted):
             return None
-        if rule.write == WRITE_BEHIND and engine.queue_of(prefix).has_any(prefix, wanted):
+        if self._is_behind and engine.queue_of(prefix).has_any(prefix, wanted):
             return None
         return Convoy(prefix, wanted, row_keys)
 
@@ -134,6 +154,10 @@ class ShortLoad:
         self._prefix = None
         if target is not None and engine.rules.is_innermost(target.prefix.rule.template.head):
             self._prefix = target.prefix
+            rule = target.prefix.rule
+            self._head = rule.template.head
+            self._loads = rule.loads
+            self._is_behind = rule.write == WRITE_BEHIND
         return target
 
     def stage(self, parked: ParkedLoad, keys: list[bytes], view: View) -> bool:
@@ -167,7 +191,7 @@ class ShortLoad:
                 continue
             if flight.key in loader.joint or (several and (flight.fenced or loader.fences != parked.fences)):
                 return False
-            engine.stage_row(flight, flight.result, view)
+            engine.stage_row(flight, flight.loaded(), view)
         return True
 
     def _are_held(self, keys: list[bytes], flights: list[Flight], now: int) -> bool:

@@ -7,10 +7,11 @@ the reply is there, or `session.waiting` is set once more and the command waits 
 A miss is planned in ShortLoad, and only for sessions in the normal state: no transaction, nothing muted or tracked.
 What turns out not to be as simple as it looked goes on by the long road, as if it had just come.
 
-An MGET of which memory had nothing is answered with what its convoy brought. Otherwise GET and MGET, which are nearly
-all that misses, read memory themselves where it has all of their keys by then, as their handlers would through a view:
-for a row that has just been loaded, view and handler cost as much as decoding it. (That it was a miss has been counted
-when the command first looked, so a look of the ordinary kind would count wrong.)
+GET, and an MGET of which memory had nothing, are answered with what came, if nothing has happened to the keys before it
+did. Otherwise GET and MGET, which are nearly all that misses, read memory themselves where it has all of their keys by
+then, as their handlers would through a view: for a row that has just been loaded, view and handler cost as much as
+decoding it. (That it was a miss has been counted when the command first looked, so a look of the ordinary kind would
+count wrong.)
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class Misses:
         "_mget",
         "_now_ms",
         "_park",
+        "_park_one",
         "_park_together",
         "_runner",
         "_short",
@@ -105,6 +107,7 @@ class Misses:
         self._now_ms = engine.clock.now_ms
         self._short = ShortLoad(engine)
         self._park = engine.loader.park
+        self._park_one = engine.loader.park_one
         self._park_together = engine.loader.park_together
         self._get = COMMANDS["get"]
         self._mget = COMMANDS["mget"]
@@ -119,6 +122,13 @@ class Misses:
                 miss = Miss(self, session, spec, argv)
                 session.waiting = miss
                 self._park_together(miss, convoy)
+                return True
+        elif keys:
+            flight = self._short.only(keys[0])
+            if flight is not None:
+                miss = Miss(self, session, spec, argv)
+                session.waiting = miss
+                self._park_one(miss, flight)
                 return True
         flights = self._short.absent(keys)
         if flights is None:
@@ -173,6 +183,10 @@ class Misses:
         held = self._memory.held
         now = self._memory.now_ms
         if spec is self._get:
+            if len(miss.flights) == 1:
+                brought = miss.flights[0].value
+                if isinstance(brought, bytes):
+                    return brought
             entry = held(argv[1])
             if entry is None or entry.soft_ms <= now:
                 return None
@@ -182,9 +196,9 @@ class Misses:
             return entry.value if entry.kind == STRING else WRONG_TYPE
         if spec is not self._mget:
             return None
-        brought = self._short.brought(miss, len(argv) - 1)
-        if brought is not None:
-            return brought
+        everything = self._short.brought(miss, len(argv) - 1)
+        if everything is not None:
+            return everything
         values: list[object] = []
         for position in range(1, len(argv)):
             entry = held(argv[position])

@@ -484,13 +484,14 @@ LINES_PER_FILE: Final = 600
 LINES_PER_FUNCTION: Final = 80
 # File → why it may be larger, and how far.
 LARGER_FILES: Final = {
-    "server/keyspace/database.py": (850, "the only road to keys: reading, changing, running out, leaving, moving"),
+    "server/keyspace/database.py": (890, "the only road to keys: reading, changing, running out, leaving, moving"),
     "server/commands/strings.py": (715, "one table row above each of 22 short handlers; MGET and MSET written out"),
     "server/commands/lists.py": (650, "one table row above each of 17 short handlers"),
     "server/commands/keys.py": (700, "one table row above each of 27 short handlers"),
     "server/net/connection.py": (620, "one client's bytes: reading, waiting, holding back and writing share its state"),
     "persistence/stores/postgres.py": (850, "one driver's traps, translated at one edge"),
     "server/dispatch.py": (920, "the choke point: the short road, the long road, transactions and managed keys"),
+    "persistence/loader.py": (640, "one table of loads: who asks, what flies, what is fenced and what lands share it"),
     "persistence/engine.py": (1000, "the strategies: plan, prepare, accept, apply, publish share their state"),
     "persistence/journal.py": (720, "one state machine: what is recorded, who has the file, who is told"),
     "persistence/invalidation.py": (770, "an essay on what may be missed, and the one follower that misses nothing"),

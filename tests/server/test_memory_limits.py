@@ -88,7 +88,7 @@ async def test_unsaved_changes_are_told_as_used_and_are_no_reason_to_evict(tmp_p
     section = prefix("article:{slug}", write="write-behind", write_delay="50m", ttl="10h", **ARTICLES)
     async with running_node(rules(shop, [section])) as node, client_of(node, decode_responses=True) as client:
         await fill(client, "article:", 300, size=64)
-        await eventually(lambda: node.keyspace.used() > 300 * 700)
+        await eventually(lambda: node.keyspace.used() > 300 * 600)
         memory = await client.info("memory")
         aside = memory["mem_not_counted_for_evict"]
         assert aside == 300 * UNSAVED_OVERHEAD

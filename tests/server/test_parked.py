@@ -410,7 +410,8 @@ async def test_cold_mget_is_one_convoy_of_what_memory_lacks(shop: Shop) -> None:
         for keys, values in (
             (["limit:2", "limit:3"], ["20", "30"]),
             (["limit:1", "limit:4", "limit:5", "limit:4"], ["10", "40", "50", "40"]),
-            # No such row; no number that a row could have.
+            # No such row, or none at all; no number that a row could have.
+            (["limit:97", "limit:98"], [None, None]),
             (["limit:6", "limit:99", "limit:7"], ["60", None, "70"]),
             (["limit:0", "limit:07", "limit:", "limit:-1", "limit:9999999999"], [None] * 5),
         ):

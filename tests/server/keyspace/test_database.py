@@ -313,3 +313,33 @@ def test_unsaved_copy_past_its_time_is_counted_and_comes_up_once_a_second() -> N
         assert database.expire_due(100) == 0
     assert len(database) == 1
     check(database)
+
+
+@pytest.mark.parametrize("terms", [Terms(), Terms(64 << 20, "s3-fifo"), Terms(64 << 20, "lru", True)])
+def test_copies_that_come_together_are_counted_filed_and_run_out_like_others(terms: Terms) -> None:
+    keyspace = Keyspace(1, 4, random.Random(1))
+    keyspace.limit(terms)
+    database = keyspace.database(0)
+    prefix = ManagedPrefix(PrefixRule(Template("user:")), None, Breaker("", SystemClock(), random.Random(1)))
+    models = [Lease(prefix, 0, 1.0, ttl_ms, ttl_ms) for ttl_ms in (5_000, 8_000)]
+    keys = [b"user:%d" % number for number in range(300)]
+    put(database, keys[7])
+    values: list[object] = [b"v%d" % number for number in range(300)]
+    assert database.admit_together(STRING, keys, values, models, [4_000, 8_000]) == [7]
+    check(database)
+    assert (prefix.keys, len(database)) == (299, 300)
+    copies = [entry for entry in database.entries() if entry.lease is not None]
+    assert prefix.bytes == sum(entry.weight for entry in copies)
+    # Each has a lease of its own, like one of the models.
+    assert len({id(entry.lease) for entry in copies}) == 299
+    assert {(entry.deadline_ms, entry.soft_ms) for entry in copies} == {(5_000, 4_000), (8_000, 8_000)}
+    found = database.find(b"user:8")
+    assert found is not None and found.value == b"v8"
+    database.now_ms = 6_001
+    database.expire_due(1000)
+    check(database)
+    assert {entry.deadline_ms for entry in database.entries()} == {8_000, NEVER}
+    database.now_ms = 9_001
+    database.expire_due(1000)
+    check(database)
+    assert (len(database), prefix.keys, prefix.bytes) == (1, 0, 0)
