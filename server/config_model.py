@@ -200,7 +200,7 @@ class MemoryModel(_Section):
     eviction: Annotated[str, PlainValidator(policy)] = "s3-fifo"
     scope: Annotated[str, PlainValidator(units.one_of("all", "volatile"))] = "all"
     cost: Annotated[str, PlainValidator(units.one_of(*COSTS))] = "none"
-    # Shards are contiguous ranges of 16384 slots; 1024 leaves 16 slots to each.
+    # Shards are contiguous ranges of 16384 slots; 1024 leaves 10 or 20 slots to each.
     shards: Annotated[int, PlainValidator(units.whole(1, 1024))] = 16
     advise_sample: Annotated[float, PlainValidator(units.fraction(zero_allowed=True))] = 0.015
 

@@ -176,7 +176,7 @@ class CachePort:
             "read": rule.read if rule is not None else "cache-aside",
             "write": rule.write if rule is not None else "cache-aside",
             "store": rule.store if rule is not None and rule.store else None,
-            "shard": database.table_of(key) // database.tables_per_shard,
+            "shard": database.shard_number(key),
         }
         prefix = engine.prefixes[rule.name] if rule is not None else None
         target = engine.target(key) if rule is not None else None

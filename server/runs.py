@@ -73,7 +73,7 @@ def _gets(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out: 
             break
         key = argv[1]
         hashed = tagged(key) if 123 in key else key
-        entry = tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
+        entry = tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
         if entry is None:
             misses += 1
             out.append(nil)
@@ -112,7 +112,7 @@ def _sets(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out: 
         key = argv[1]
         value = argv[2]
         hashed = tagged(key) if 123 in key else key
-        index = (_crc16(hashed, 0) & 16383) >> 4
+        index = (_crc16(hashed, 0) & 16383) // 10
         entry = tables[index].get(key)
         if entry is None:
             _enter(db, key, index, value)
@@ -154,7 +154,7 @@ def _incrs(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out:
             break
         key = argv[1]
         hashed = tagged(key) if 123 in key else key
-        index = (_crc16(hashed, 0) & 16383) >> 4
+        index = (_crc16(hashed, 0) & 16383) // 10
         entry = tables[index].get(key)
         if entry is None:
             _enter(db, key, index, TEXTS[1])
@@ -470,7 +470,7 @@ def _answer_get(ctx: Context, argv: list[bytes]) -> bytes | None:
     db = ctx.db
     key = argv[1]
     hashed = tagged(key) if 123 in key else key
-    entry = db.tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
+    entry = db.tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
     if entry is None or _GET.handler is not _get:
         return None
     after = entry.seat.after
@@ -494,7 +494,7 @@ def _answer_set(ctx: Context, argv: list[bytes]) -> bytes | None:
     db = ctx.db
     key = argv[1]
     hashed = tagged(key) if 123 in key else key
-    entry = db.tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
+    entry = db.tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
     if entry is None or db.heeded or entry.life.weight or _SET.handler is not _set:
         return None
     value = argv[2]

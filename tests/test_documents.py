@@ -249,8 +249,8 @@ def test_redis_errors_of_the_readme_exist() -> None:
 
 
 def test_number_of_dictionaries_is_what_the_tour_says() -> None:
-    assert len(Keyspace(1, 16).database(0).tables) == 1024
-    assert "1,024 dictionaries" in text("docs/architecture.md")
+    assert len(Keyspace(1, 16).database(0).tables) == 1639
+    assert "1,639 dictionaries" in text("docs/architecture.md")
 
 
 # -- the first five minutes -------------------------------------------------------------------------------------------

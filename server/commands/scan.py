@@ -10,9 +10,9 @@ number of names that stand before those already returned.
 - A name that gets a new value keeps its place.
 
 So what was there all the time is returned at least once, and the scan ends, because the cursor only falls. For SCAN the
-cursor is this number for one of the 1,024 tables of a database, and the table's index in the lowest ten bits:
+cursor is this number for one of the 1,639 tables of a database, and the table's index in the lowest eleven bits:
 
-    cursor = names left in the table << 10 | table          0 << 10 | table: the table has not been begun
+    cursor = names left in the table << 11 | table          0 << 11 | table: the table has not been begun
 
 COUNT is kept to exactly, however many keys lie in a table. Finding the place in a table costs O(names skipped), from
 the nearer end, a few nanoseconds each. HSCAN, SSCAN and ZSCAN walk the index that a large value gets beside it
@@ -41,8 +41,8 @@ from server.keyspace.shard import TABLES
 from server.keyspace.values.member_set import MemberSet
 from server.keyspace.values.sorted_set import SortedSet
 
-_TABLE_BITS: Final = TABLES.bit_length() - 1
-_TABLE_MASK: Final = TABLES - 1
+_TABLE_BITS: Final = (TABLES - 1).bit_length()
+_TABLE_MASK: Final = (1 << _TABLE_BITS) - 1
 # Redis's default for COUNT.
 _COUNT: Final = 10
 # Hashes up to this size are returned whole, whatever COUNT says: those that Redis keeps as listpacks (default limit).
@@ -161,7 +161,7 @@ def scan(ctx: Context, argv: list[bytes]) -> object:
                 break
         left = 0
         index += 1
-    cursor = 0 if index == TABLES else left << _TABLE_BITS | index
+    cursor = 0 if index >= TABLES else left << _TABLE_BITS | index
     return [b"%d" % cursor, found]
 
 

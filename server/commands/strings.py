@@ -296,7 +296,7 @@ def mget(ctx: Context, argv: list[bytes]) -> object:
     values: list[object] = []
     for key in argv[1:]:
         hashed = tagged(key) if 123 in key else key
-        entry = tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
+        entry = tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
         if entry is None:
             misses += 1
             values.append(None)
@@ -353,7 +353,7 @@ def _put_all(db: Database, argv: list[bytes]) -> None:
     overwritten = 0
     for key, value in zip(argv[1::2], argv[2::2], strict=True):
         hashed = tagged(key) if 123 in key else key
-        entry = tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
+        entry = tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
         if entry is None or entry.life.weight:
             db.put(key, STRING, value, NEVER, b"set")
             continue

@@ -27,7 +27,7 @@ from server.keyspace.graveyard import Graveyard
 from server.keyspace.placement import Placement
 from server.keyspace.shard import COHORT, TABLES, Cohort, Shard
 from server.keyspace.shard_group import ShardGroup
-from server.keyspace.slots import SLOTS, tagged
+from server.keyspace.slots import tagged
 from server.keyspace.terms import Terms
 from server.keyspace.values.kinds import KINDS
 from server.keyspace.weights import (
@@ -38,7 +38,6 @@ from server.keyspace.weights import (
     string_weight,
 )
 
-_TABLE_SHIFT: Final = (SLOTS // TABLES).bit_length() - 1
 # A constant, because compiled code looks an imported function up by its name at each call: 11 of 83 ns.
 _crc16: Final = crc_hqx
 # Keys looked at by one slice of the active expiry cycle: about a millisecond of work.
@@ -99,10 +98,10 @@ class Database:
         "observer",
         "own_homes",
         "placement",
+        "shard_count",
         "shards",
         "surplus",
         "tables",
-        "tables_per_shard",
         "watched",
     )
 
@@ -112,7 +111,8 @@ class Database:
         self.now_ms = 0
         # The life of everything that is used in this second and has none of its own.
         self.moment = moment(0)
-        self.tables_per_shard = max(1, TABLES // shards)
+        # Runs of tables that are counted together, as configured.
+        self.shard_count = shards
         # The dictionaries in slot order: the hot road goes straight to the right one.
         self.tables: list[dict[bytes, Entry]] = [{} for _ in range(TABLES)]
         # By table: the shard of an entry whose prefix has nothing of its own.
@@ -152,7 +152,7 @@ class Database:
     def find(self, key: bytes) -> Entry | None:
         """The live entry of a key, for reading: counts a hit or a miss and tells the policy. O(1)."""
         hashed = tagged(key) if 123 in key else key
-        entry = self.tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
+        entry = self.tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
         if entry is None:
             self.misses += 1
             self.attention += 1
@@ -229,7 +229,7 @@ class Database:
     def held(self, key: bytes) -> Entry | None:
         """The entry of a key even when its deadline has passed. For the engine."""
         hashed = tagged(key) if 123 in key else key
-        return self.tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
+        return self.tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
 
     def gaps(self, keys: list[bytes]) -> list[bytes] | None:
         """Those of these keys that are not held, each once; None when one that is may be too old to be served."""
@@ -238,7 +238,7 @@ class Database:
         missing: list[bytes] = []
         for key in dict.fromkeys(keys):
             hashed = tagged(key) if 123 in key else key
-            entry = tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
+            entry = tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
             if entry is None:
                 missing.append(key)
                 continue
@@ -250,7 +250,11 @@ class Database:
     def table_of(self, key: bytes) -> int:
         """Index of the dictionary that holds a key."""
         hashed = tagged(key) if 123 in key else key
-        return (_crc16(hashed, 0) & 16383) >> _TABLE_SHIFT
+        return (_crc16(hashed, 0) & 16383) // 10
+
+    def shard_number(self, key: bytes) -> int:
+        """Which of the configured shards a key's slot belongs to, from 0."""
+        return ((self.table_of(key) + 1) * self.shard_count - 1) // TABLES
 
     def home_of(self, key: bytes, table: int) -> Shard:
         """The shard that a key of that table belongs to."""
@@ -288,7 +292,7 @@ class Database:
     def edit(self, key: bytes) -> Entry | None:
         """The live entry of a key, to be changed in place and then passed to `edited`."""
         hashed = tagged(key) if 123 in key else key
-        entry = self.tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
+        entry = self.tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
         if entry is None:
             return None
         if self.lent:
@@ -312,7 +316,7 @@ class Database:
     def put(self, key: bytes, kind: int, value: object, deadline_ms: int, event: bytes) -> Entry:
         """Let a key hold a new value, whatever it held; `event` is the keyspace event's name (`b"set"`)."""
         hashed = tagged(key) if 123 in key else key
-        index = (_crc16(hashed, 0) & 16383) >> 4
+        index = (_crc16(hashed, 0) & 16383) // 10
         table = self.tables[index]
         entry = table.get(key)
         if kind == STRING and deadline_ms == NEVER:
@@ -366,7 +370,7 @@ class Database:
         why); then nothing has been done.
         """
         hashed = tagged(key) if 123 in key else key
-        entry = self.tables[(_crc16(hashed, 0) & 16383) >> 4].get(key)
+        entry = self.tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
         if entry is None:
             return None
         life = entry.life
@@ -519,7 +523,7 @@ class Database:
     def admit(self, key: bytes, kind: int, value: object, deadline_ms: int, soft_ms: int, lease: Lease) -> bool:
         """The same with its lease, for a key that memory does not hold; False: it does, and nothing has been done."""
         hashed = tagged(key) if 123 in key else key
-        index = (_crc16(hashed, 0) & 16383) >> 4
+        index = (_crc16(hashed, 0) & 16383) // 10
         if key in self.tables[index]:
             return False
         self._bring_in(key, index, kind, value, deadline_ms, soft_ms, lease)
@@ -539,7 +543,7 @@ class Database:
         held: list[int] = []
         for place, key in enumerate(keys):
             hashed = tagged(key) if 123 in key else key
-            index = (_crc16(hashed, 0) & 16383) >> 4
+            index = (_crc16(hashed, 0) & 16383) // 10
             table = tables[index]
             if key in table:
                 held.append(place)
@@ -596,7 +600,7 @@ class Database:
         return entry
 
     def clear(self) -> int:
-        """Remove every key from memory; how many. O(1024): the keys are freed by and by."""
+        """Remove every key from memory; how many. O(tables): the keys are freed by and by."""
         dropped = 0
         for table in self.tables:
             dropped += len(table)

@@ -45,8 +45,8 @@ class Overlay(Database):
         self.graveyard = base.graveyard
         self.lent = base.lent
         self.shards = base.shards
+        self.shard_count = base.shard_count
         self.tables = base.tables
-        self.tables_per_shard = base.tables_per_shard
         self.homes = base.homes
         self.own_homes = base.own_homes
         self.placement = base.placement

@@ -8,6 +8,7 @@ anyway, until the last entry has moved.
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import pairwise
 from typing import Final
 
 from eviction.auto import CANDIDATES, Auto
@@ -91,10 +92,9 @@ class ShardGroup:
         """New shards for a database: the home of its entries here, by table. `is_bounded`: there is a limit."""
         if self.own is not None and self.terms.maxmemory:
             shards = max(1, min(shards, self.terms.maxmemory // _LEAST_SHARD))
-        width = max(1, TABLES // shards)
         homes: list[Shard] = []
-        for first in range(0, TABLES, width):
-            width = min(width, TABLES - first)
+        for first, end in pairwise(number * TABLES // shards for number in range(shards + 1)):
+            width = end - first
             policy: Policy | None = None
             if is_bounded and self.terms.policy != NOEVICTION:
                 policy = self._new_policy()

@@ -52,7 +52,7 @@ def test_every_key_lands_in_the_shard_of_its_slot() -> None:
     for number, table in enumerate(database.tables):
         for entry in table.values():
             assert database.table_of(entry.key) == number
-            assert entry.home is database.shards[number // database.tables_per_shard]
+            assert entry.home is database.shards[database.shard_number(entry.key)]
     assert min(shard.count for shard in database.shards) > 20
     check(database)
 
