@@ -55,7 +55,7 @@ logger = logging.getLogger("forebay.write_behind")
 BACKOFF_FIRST_S: Final = 0.05
 # Statements of one prefix in one transaction: what a transaction costs by itself (announcing it, COMMIT) is divided by
 # that many times `write_batch` rows.
-STATEMENTS: Final = 4
+STATEMENTS: Final = 2
 # Rows that are made ready, or noted as saved, before clients get a turn: some milliseconds.
 _SLICE: Final = 250
 # How long the queue sleeps when nothing is due: whoever adds something wakes it.
@@ -327,16 +327,20 @@ class Flusher:
         while parcel is not None:
             answer = await self._send(parcel)
             trouble: Exception | None = None
+            ended: BaseException | None = None
             try:
                 if before is not None:
                     await self._land(before)
                 self._ahead = await self._make(self._next_batch())
             except (StoreError, JournalError) as error:
                 trouble = error
-            except BaseException:
+            except BaseException as interruption:  # noqa: BLE001 - it is raised below
+                ended = interruption
+            if ended is not None:
+                # (Not in the handler: compiled code that was cancelled, awaits there and raises anew, crashed.)
                 answer.cancel()
                 await asyncio.gather(answer, return_exceptions=True)
-                raise
+                raise ended
             await self._hear(parcel, answer)
             if trouble is not None:
                 await self._land(parcel)

@@ -1075,7 +1075,7 @@ async def standing_node(toml: str) -> AsyncIterator[tuple[Node, StandingClock]]:
     clock = StandingClock()
     config = parse_config(toml, {}, "test.toml")
     # Saved when the walk says so. (A file may not ask for so long a delay beside so short a lifetime.)
-    rules = tuple(replace(rule, write_delay_s=_NEVER_S) for rule in config.rules)
+    rules = [replace(rule, write_delay_s=_NEVER_S) for rule in config.rules]
     with mock.patch("server.app.SystemClock", lambda: clock):
         node = Node(replace(config, rules=rules), None, None)
     await node.start()
