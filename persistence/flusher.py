@@ -75,6 +75,7 @@ class Flusher:
     __slots__ = (
         "_ahead",
         "_alone_last",
+        "_answer",
         "_backoff_s",
         "_breaker",
         "_clock",
@@ -115,8 +116,9 @@ class Flusher:
         self._alone_last = False
         # Flushes without an answer, oldest first; what they carry flies until it is known what became of them.
         self._doubtful: deque[Flight] = deque()
-        # The one that the store has, and what is to be sent after it.
+        # The one that the store has, with its answer, and what is to be sent after it.
         self._sent: Flight | None = None
+        self._answer: asyncio.Task[list[Applied]] | None = None
         self._ahead: Parcel | None = None
         self._force_until_seq = 0
         # The last pause after the store could not be written, and server milliseconds until which it lasts.
@@ -162,9 +164,10 @@ class Flusher:
         """Send nothing more."""
         self._closing = True
         self._wake.set()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in (self._task, self._answer):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     # -- flushing -----------------------------------------------------------------------------------------------------
 
@@ -327,20 +330,16 @@ class Flusher:
         while parcel is not None:
             answer = await self._send(parcel)
             trouble: Exception | None = None
-            ended: BaseException | None = None
             try:
                 if before is not None:
                     await self._land(before)
                 self._ahead = await self._make(self._next_batch())
             except (StoreError, JournalError) as error:
                 trouble = error
-            except BaseException as interruption:  # noqa: BLE001 - it is raised below
-                ended = interruption
-            if ended is not None:
-                # (Not in the handler: compiled code that was cancelled, awaits there and raises anew, crashed.)
+            except BaseException:
+                # (Nobody waits for its end but `stop`: compiled code that awaits in a handler and raises anew crashed.)
                 answer.cancel()
-                await asyncio.gather(answer, return_exceptions=True)
-                raise ended
+                raise
             await self._hear(parcel, answer)
             if trouble is not None:
                 await self._land(parcel)
@@ -430,7 +429,7 @@ class Flusher:
     async def _send(self, parcel: Parcel) -> asyncio.Task[list[Applied]]:
         self._sent = flight = parcel.flight
         applied = self._store.apply(parcel.ops, parcel.want_rows, flight.stamp)
-        answer = asyncio.get_running_loop().create_task(self._breaker.ask(applied))
+        answer = self._answer = asyncio.get_running_loop().create_task(self._breaker.ask(applied))
         # Now, not after whatever is done meanwhile.
         await asyncio.sleep(0)
         return answer
