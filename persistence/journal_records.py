@@ -53,22 +53,6 @@ LETTER: Final = 10
 DROPPED: Final = 11
 NEXT_ID: Final = 12
 
-RECORD_NAMES: Final = (
-    "",
-    "whole value",
-    "members",
-    "delete",
-    "lifetime",
-    "batch",
-    "outcome",
-    "settled",
-    "discard",
-    "trim",
-    "dead letter",
-    "letters dropped",
-    "next letter",
-)
-
 # A key of one prefix, and the sequence of the newest change of it that is meant.
 Item = tuple[str, bytes, int]
 

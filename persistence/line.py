@@ -176,11 +176,6 @@ class Line:
                 assert pending is not None
                 yield pending
 
-    def items(self) -> Iterator[tuple[bytes, Pending]]:
-        """The same with the keys."""
-        for pending in self.values():
-            yield pending.target.key, pending
-
     def chunks(self) -> list[int]:
         """The numbers of all chunks, the oldest first."""
         return sorted(self._chunks)

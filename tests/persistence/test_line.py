@@ -53,7 +53,7 @@ def test_what_is_put_back_has_its_old_place(prefix: ManagedPrefix) -> None:
     for seq in range(1, 6):
         put_text(line, b"kv:%d" % seq, b"v", seq)
     taken = [line.pop(b"kv:%d" % seq) for seq in (3, 1)]
-    assert [key for key, _ in line.items()] == [b"kv:2", b"kv:4", b"kv:5"]
+    assert [pending.target.key for pending in line.values()] == [b"kv:2", b"kv:4", b"kv:5"]
     for pending in taken:
         assert pending is not None
         line[pending.target.key] = pending
@@ -98,9 +98,9 @@ def test_line_says_what_a_sorted_list_says(prefix: ManagedPrefix, seed: int) -> 
         assert line.count_until(until) == sum(age <= until for age in ages)
     by_age = sorted(waiting, key=lambda key: waiting[key])
     assert {key for number in line.chunks() for key in line.keys_of(number)} == waiting.keys()
-    assert [key for key, _ in line.items()] == by_age
+    assert [pending.target.key for pending in line.values()] == by_age
     line.clear()
-    assert (len(line), line.oldest(), list(line.items()), line.pop(by_age[0])) == (0, 0, [], None)
+    assert (len(line), line.oldest(), list(line.values()), line.pop(by_age[0])) == (0, 0, [], None)
 
 
 def test_no_dictionary_grows_with_the_number_of_unsaved_keys(prefix: ManagedPrefix) -> None:
