@@ -27,6 +27,8 @@ import hiredis
 import redis.asyncio
 import uvloop
 
+from bench.processor_time import seconds_of
+
 TABLE: Final = "forebay_bench_rows"
 HEAD: Final = "row:"
 FOREBAY: Final = "forebay"
@@ -48,6 +50,8 @@ class Task:
     pool: int  # connections to the database
     keys: list[int]  # row numbers, in the order in which they are taken
     width: int = 1  # keys of one MGET
+    server_pid: int = 0  # of Forebay or redis-server; and of PostgreSQL: whose processor time is looked at
+    database_pid: int = 0
 
 
 @dataclass(slots=True)
@@ -59,6 +63,8 @@ class Outcome:
     bytes: int = 0  # of the values
     statements: int = 0  # SQL, sent by the application itself
     cpu_seconds: float = 0.0  # of the application's process, while it worked
+    server_cpu_seconds: float = 0.0  # meanwhile, of the server that it speaks to
+    database_cpu_seconds: float = 0.0  # and of PostgreSQL's processes
 
 
 # -- the clients ------------------------------------------------------------------------------------------------------
@@ -267,13 +273,17 @@ async def run(task: Task) -> Outcome:
     clients: list[Client] = [await connect(task.port) for _ in range(task.workers)]
     work = {"get": _get, "mget": _mget, "set": _set_all}[task.job]
     keys = iter(task.keys)
+    watched = (task.server_pid, task.database_pid)
     try:
+        before = [seconds_of(pid) for pid in watched]
         began, began_cpu = time.perf_counter(), time.process_time()
         async with asyncio.TaskGroup() as group:
             for client in clients:
                 group.create_task(work(application, client, keys, task, outcome))
         outcome.seconds = time.perf_counter() - began
         outcome.cpu_seconds = time.process_time() - began_cpu
+        used = [seconds_of(pid) - earlier for pid, earlier in zip(watched, before, strict=True)]
+        outcome.server_cpu_seconds, outcome.database_cpu_seconds = used
     finally:
         for client in clients:
             await client.close()

@@ -18,9 +18,10 @@
 
 PostgreSQL (a real one, with fsync), redis-server, Forebay and the application are processes of their own. Each
 measurement is a pair, in the next pair the other way round; the ratio that counts is the median over the pairs. Beside
-it stands the ceiling, what it would be if a miss took Forebay no longer than a hit (where the job of hits was run). SQL
-statements are counted where they are sent: by the application, and by Forebay (INFO stores). Processor time is told
-beside the speed: of the application, and of the server that it speaks to (INFO cpu). PostgreSQL's is not.
+it stands the ceiling, what it would be if a miss took Forebay no longer than a hit (where the job of hits was run), and
+the bound, what it would be if Forebay's own work took no time at all, but application and PostgreSQL still had to do
+theirs on these cores. SQL statements are counted where they are sent: by the application, and by Forebay (INFO stores).
+Processor time is told beside the speed: of the application, of the server that it speaks to, and of PostgreSQL.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import bisect
 import csv
 import itertools
 import json
+import os
 import random
 import re
 import shutil
@@ -50,7 +52,7 @@ sys.path.insert(0, str(ROOT))
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.applications import BY_HAND, FOREBAY, TABLE, Outcome, Task, body_of  # noqa: E402
 from bench.report import RESULTS  # noqa: E402
-from bench.servers import ServerFailed, redis_server  # noqa: E402
+from bench.servers import REDIS, Server, ServerFailed, redis_server, server_at  # noqa: E402
 from bench.table import Progress, number, table  # noqa: E402
 from tests.support.forebay import ForebayProcess  # noqa: E402
 from tests.support.postgres import PostgresServer  # noqa: E402
@@ -82,14 +84,27 @@ class Measured:
     theirs: list[float] = field(default_factory=list)
     our_statements: list[int] = field(default_factory=list)
     their_statements: list[int] = field(default_factory=list)
-    # Microseconds of processor time per key: the application's, and its server's.
-    our_cpu: list[tuple[float, float]] = field(default_factory=list)
-    their_cpu: list[tuple[float, float]] = field(default_factory=list)
+    # Microseconds of processor time per key: the application's, its server's, PostgreSQL's.
+    our_cpu: list[tuple[float, float, float]] = field(default_factory=list)
+    their_cpu: list[tuple[float, float, float]] = field(default_factory=list)
 
     @property
     def ratios(self) -> list[float]:
         """Our keys per second as a multiple of theirs, by pair."""
         return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)]
+
+    @property
+    def cpu_ratio(self) -> float:
+        """How much more processor time the application by hand costs, all processes together."""
+        return sum(_medians(self.their_cpu)) / sum(_medians(self.our_cpu))
+
+    @property
+    def bound(self) -> float:
+        """What the ratio would be if Forebay's own work took no time: the application is one thread, and PostgreSQL
+        shares the cores with it."""
+        application, _, database = _medians(self.our_cpu)
+        cores = len(os.sched_getaffinity(0))
+        return 1e6 / median(self.theirs) / max(application, (application + database) / cores)
 
     @property
     def goal(self) -> float | None:
@@ -191,11 +206,9 @@ def statements_of(client: RawClient) -> int:
     return int(found[1]) + int(found[2])
 
 
-def cpu_of(client: RawClient) -> float:
-    """Seconds of processor time that a server has taken."""
-    told = client.call("INFO", "cpu")
-    assert isinstance(told, bytes)
-    return sum(float(found) for found in re.findall(rb"^used_cpu_(?:sys|user):([0-9.]+)", told, re.MULTILINE))
+def pid_of(server: PostgresServer) -> int:
+    """PostgreSQL's first process, the parent of all others."""
+    return int((server.data / "postmaster.pid").read_text().split()[0])
 
 
 # -- the jobs ---------------------------------------------------------------------------------------------------------
@@ -214,12 +227,20 @@ def keys_of(job: str, options: argparse.Namespace, pair: int) -> list[int]:
 
 
 def task_of(
-    job: str, client: str, side: str, port: int, url: str, keys: list[int], options: argparse.Namespace
+    job: str,
+    client: str,
+    side: str,
+    server: Server,
+    database: tuple[str, int],
+    keys: list[int],
+    options: argparse.Namespace,
 ) -> Task:
-    """What one run of a job is."""
+    """What one run of a job is; `database` is PostgreSQL's URL and process."""
     how = {"mget": "mget", "mget_hits": "mget", "writes": "set"}.get(job, "get")
     workers = options.stampede if job == "stampede" else options.workers
-    return Task(side, how, client, port, url, workers, options.pool, keys, 100 if how == "mget" else 1)
+    url, database_pid = database
+    width = 100 if how == "mget" else 1
+    return Task(side, how, client, server.port, url, workers, options.pool, keys, width, server.pid, database_pid)
 
 
 def check(job: str, task: Task, outcome: Outcome) -> None:
@@ -235,10 +256,11 @@ def measure(options: argparse.Namespace, server: PostgresServer, url: str) -> li
     results: list[Measured] = []
     progress = Progress()
     with ExitStack() as stack:
-        redis = stack.enter_context(redis_server())
-        forebay = stack.enter_context(ForebayProcess(configuration(options, url))).port
-        ours = stack.enter_context(RawClient(forebay))
-        theirs = stack.enter_context(RawClient(redis))
+        redis = server_at(REDIS, stack.enter_context(redis_server()))
+        forebay = server_at("forebay", stack.enter_context(ForebayProcess(configuration(options, url))).port)
+        database = url, pid_of(server)
+        ours = stack.enter_context(RawClient(forebay.port))
+        theirs = stack.enter_context(RawClient(redis.port))
         stack.callback(progress.clear)
         for client, job in itertools.product(options.clients, options.jobs):
             measured = Measured(job, client, len(keys_of(job, options, 0)))
@@ -252,17 +274,14 @@ def measure(options: argparse.Namespace, server: PostgresServer, url: str) -> li
                     theirs.call("FLUSHALL")
                     if job == "writes":
                         server.execute(f"VACUUM {TABLE}", url.rpartition("/")[2])
-                    port = forebay if side == FOREBAY else redis
-                    server_client = ours if side == FOREBAY else theirs
+                    asked = forebay if side == FOREBAY else redis
                     if job in CEILINGS.values():
-                        perform(task_of("mget", "lean", side, port, url, keys, options))
-                    before, before_cpu = statements_of(ours), cpu_of(server_client)
-                    task = task_of(job, client, side, port, url, keys, options)
+                        perform(task_of("mget", "lean", side, asked, database, keys, options))
+                    before = statements_of(ours)
+                    task = task_of(job, client, side, asked, database, keys, options)
                     outcome = perform(task)
                     check(job, task, outcome)
-                    scale = 1e6 / len(keys)
-                    cpu = (scale * outcome.cpu_seconds, scale * (cpu_of(server_client) - before_cpu))
-                    (measured.our_cpu if side == FOREBAY else measured.their_cpu).append(cpu)
+                    (measured.our_cpu if side == FOREBAY else measured.their_cpu).append(_cpu_per_key(outcome, keys))
                     if side == FOREBAY:
                         measured.ours.append(len(keys) / outcome.seconds)
                         measured.our_statements.append(statements_of(ours) - before)
@@ -270,6 +289,15 @@ def measure(options: argparse.Namespace, server: PostgresServer, url: str) -> li
                         measured.theirs.append(len(keys) / outcome.seconds)
                         measured.their_statements.append(outcome.statements)
     return results
+
+
+def _cpu_per_key(outcome: Outcome, keys: Sequence[int]) -> tuple[float, float, float]:
+    scale = 1e6 / len(keys)
+    return (
+        scale * outcome.cpu_seconds,
+        scale * outcome.server_cpu_seconds,
+        scale * outcome.database_cpu_seconds,
+    )
 
 
 def ceiling(measured: Measured, results: Sequence[Measured]) -> float | None:
@@ -282,8 +310,21 @@ def ceiling(measured: Measured, results: Sequence[Measured]) -> float | None:
 
 def show(results: Sequence[Measured]) -> str:
     """The results as a table."""
-    columns = ["job", "client", "keys", "by hand/s", "forebay/s", "ratio", "lowest", "highest", "ceiling", "goal", ""]
-    columns += ["SQL by hand", "SQL forebay", "1 /", "µs by hand", "µs forebay"]
+    columns = [
+        "job",
+        "client",
+        "keys",
+        "by hand/s",
+        "forebay/s",
+        "ratio",
+        "lowest",
+        "highest",
+        "ceiling",
+        "bound",
+        "goal",
+        "",
+    ]
+    columns += ["SQL by hand", "SQL forebay", "1 /", "µs by hand", "µs forebay", "µs ratio"]
     rows = []
     for each in results:
         ratio = median(each.ratios)
@@ -300,6 +341,7 @@ def show(results: Sequence[Measured]) -> str:
                 f"{min(each.ratios):.2f}",
                 f"{max(each.ratios):.2f}",
                 "" if most is None else f"{most:.2f}",
+                f"{each.bound:.1f}",
                 "" if each.goal is None else f"{each.goal:.0f}",
                 "" if each.goal is None else "met" if ratio >= each.goal else "missed",
                 number(theirs),
@@ -307,14 +349,20 @@ def show(results: Sequence[Measured]) -> str:
                 number(theirs / max(1, ours)),
                 _shown_cpu(each.their_cpu),
                 _shown_cpu(each.our_cpu),
+                f"{each.cpu_ratio:.2f}",
             )
         )
     return table(columns, rows)
 
 
-def _shown_cpu(cpu: Sequence[tuple[float, float]]) -> str:
-    # The application's, and its server's.
-    return f"{median(app for app, _ in cpu):.0f} + {median(server for _, server in cpu):.0f}"
+def _medians(cpu: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    application, server, database = zip(*cpu, strict=True)
+    return median(application), median(server), median(database)
+
+
+def _shown_cpu(cpu: Sequence[tuple[float, float, float]]) -> str:
+    # The application's, its server's, PostgreSQL's.
+    return " + ".join([f"{us:.1f}" for us in _medians(cpu)])
 
 
 # -- hits -------------------------------------------------------------------------------------------------------------

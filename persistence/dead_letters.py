@@ -7,7 +7,6 @@ refused stays unsaved instead, where `max_dirty` bounds it and turns into backpr
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final
 
 from persistence.backlog import weight_of
@@ -18,18 +17,36 @@ KEPT: Final = 10_000
 KEPT_BYTES: Final = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A change that the database refused for good."""
+    """A change that the database refused for good, as the queue, the journal and `CACHE.DLQ` know it."""
 
-    id: int
-    prefix: str
-    key: bytes
-    sqlstate: str
-    message: str
-    attempts: int
-    unix_ms: int
-    change: Change
+    __slots__ = ("attempts", "change", "id", "key", "message", "prefix", "seq", "sqlstate", "unix_ms")
+
+    def __init__(
+        self,
+        prefix: str,
+        key: bytes,
+        seq: int,
+        sqlstate: str,
+        message: str,
+        attempts: int,
+        unix_ms: int,
+        change: Change,
+    ) -> None:
+        # Given when it is buried (`QueueLog.bury`), never twice; 0 before.
+        self.id = 0
+        # The rule's name, which is its template's text.
+        self.prefix = prefix
+        self.key = key
+        # Of the newest change in it: what it settles in the journal.
+        self.seq = seq
+        # Why, in the database's words, how often it was tried, and when that was.
+        self.sqlstate = sqlstate
+        self.message = message
+        self.attempts = attempts
+        self.unix_ms = unix_ms
+        # Everything that was unsaved, merged. Read from a journal, its value may hold the touched members alone.
+        self.change = change
 
 
 class DeadLetters:

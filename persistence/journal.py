@@ -33,6 +33,7 @@ from typing import Final
 
 from persistence.change import NEVER, Change
 from persistence.clock import Clock
+from persistence.dead_letters import DeadLetter
 from persistence.errors import JournalError, JournalFailed, JournalFull
 from persistence.journal_ledger import Ledger
 from persistence.journal_options import ALWAYS, EVERYSEC, JournalOptions, JournalStats, Runner
@@ -46,7 +47,6 @@ from persistence.journal_records import (
     TRIMMED,
     Batch,
     Item,
-    Letter,
     pack,
     pack_items,
     pack_letter,
@@ -279,30 +279,17 @@ class Journal:
 
     # -- dead letters -------------------------------------------------------------------------------------------------
 
-    def bury(
-        self,
-        prefix: str,
-        key: bytes,
-        seq: int,
-        sqlstate: str,
-        message: str,
-        attempts: int,
-        unix_ms: int,
-        change: Change,
-    ) -> tuple[int, int]:
-        """Record that the database refused a change for good: (the dead letter's id, the sequence that settles it).
-
-        `change` is what the queue held, with everything up to `seq` merged; `unix_ms` is when that was.
-        """
+    def bury(self, letter: DeadLetter) -> int:
+        """Record that the database refused a change for good, and give the letter its id: the sequence that settles
+        it."""
         self._check()
-        id = self._next_letter
+        letter.id = self._next_letter
         self._next_letter += 1
-        letter = Letter(id, prefix, key, seq, sqlstate, message, attempts, unix_ms, change)
         record = pack_letter(letter, self._clock.wall_offset_ms())
-        self._keep_letter(id, record)
+        self._keep_letter(letter.id, record)
         self._letters.append(record)
-        self._settled_letters = self.settle([(prefix, key, seq)])
-        return id, self._settled_letters
+        self._settled_letters = self.settle([(letter.prefix, letter.key, letter.seq)])
+        return self._settled_letters
 
     def drop_letters(self, ids: Iterable[int]) -> None:
         """Record that dead letters are gone: dropped, or appended again and retried. Unknown ids are passed over."""

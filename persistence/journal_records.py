@@ -37,6 +37,7 @@ from typing import Final, cast
 import msgpack  # type: ignore[import-untyped]  # ships no types
 
 from persistence.change import DELETE, EXPIRY, HASH, LIST, NEVER, SET, STREAM, STRING, WRITE, ZSET, Change
+from persistence.dead_letters import DeadLetter
 from persistence.field_lifetimes import ExpiringHash, deadlines_of
 from persistence.journal_frames import SEQUENCE_MOST, Bad
 
@@ -133,7 +134,7 @@ def pack_items(items: Iterable[Item]) -> list[object]:
     return [part for prefix, group in groups.items() for part in (prefix, *group)]
 
 
-def pack_letter(letter: Letter, wall_offset_ms: int) -> bytes:
+def pack_letter(letter: DeadLetter, wall_offset_ms: int) -> bytes:
     """A dead letter as its file has it; the change's deadline is in server milliseconds."""
     change = letter.change
     partial = change.members is not None and is_partial(change)
@@ -194,36 +195,6 @@ class Batch:
         self.segment = segment
 
 
-class Letter:
-    """A change that the database refused for good, as `CACHE.DLQ` shows it."""
-
-    __slots__ = ("attempts", "change", "id", "key", "message", "prefix", "seq", "sqlstate", "unix_ms")
-
-    def __init__(
-        self,
-        id: int,
-        prefix: str,
-        key: bytes,
-        seq: int,
-        sqlstate: str,
-        message: str,
-        attempts: int,
-        unix_ms: int,
-        change: Change,
-    ) -> None:
-        self.id = id
-        self.prefix = prefix
-        self.key = key
-        # Sequence of the newest change in it: what it settles in the journal.
-        self.seq = seq
-        self.sqlstate = sqlstate
-        self.message = message
-        self.attempts = attempts
-        self.unix_ms = unix_ms
-        # Its deadline in Unix milliseconds; with members, its value may hold those members alone.
-        self.change = change
-
-
 class Outcome:
     """What became of a batch."""
 
@@ -272,7 +243,7 @@ class Dropped:
         self.next_id = next_id
 
 
-Record = Recorded | Batch | Outcome | Settled | GivenUp | Trimmed | Letter | Dropped
+Record = Recorded | Batch | Outcome | Settled | GivenUp | Trimmed | DeadLetter | Dropped
 
 
 # -- folding ----------------------------------------------------------------------------------------------------------
@@ -528,8 +499,7 @@ def _read_letter(fields: list[object], __: int, segment: int) -> Record:
     if _array(change)[:1] not in ([WHOLE], [MEMBERS], [REMOVED], [LIFETIME]):
         raise Bad("a dead letter holds no change")
     recorded = cast(Recorded, _record(change, 0, segment))
-    return Letter(
-        _number(id, 1),
+    letter = DeadLetter(
         _word(prefix),
         _key(key),
         _number(settled),
@@ -539,6 +509,8 @@ def _read_letter(fields: list[object], __: int, segment: int) -> Record:
         _number(unix_ms),
         recorded.change,
     )
+    letter.id = _number(id, 1)
+    return letter
 
 
 def _read_dropped(fields: list[object], _: int, __: int) -> Record:

@@ -16,12 +16,13 @@ import logging
 from typing import Final
 
 from persistence.clock import Clock
+from persistence.dead_letters import DeadLetter
 from persistence.disk import Disk, File
 from persistence.errors import JournalCorrupt, JournalError, JournalFailed, JournalFull, JournalLocked
 from persistence.journal import Journal
 from persistence.journal_frames import LOST, SegmentHeader, pack_frame, pack_header, seed_of
 from persistence.journal_options import JournalOptions, Runner
-from persistence.journal_records import Batch, Letter, Recorded
+from persistence.journal_records import Batch, Recorded
 from persistence.journal_scan import (
     LOCK_NAME,
     Damage,
@@ -52,7 +53,7 @@ class Recovery:
         # Flushes whose outcome the database knows, oldest first. Copy the list to decide while walking.
         self.batches: list[Batch] = [batch for _, batch in sorted(scan.replay.batches.items())]
         # Dead letters, oldest first, deadlines in server milliseconds.
-        self.letters: list[Letter] = [letter for _, letter in sorted(scan.replay.letters.items())]
+        self.letters: list[DeadLetter] = [letter for _, letter in sorted(scan.replay.letters.items())]
         # What was cut off: the end of a write that was never acknowledged.
         self.torn_bytes = sum([torn.end - torn.start for torn in scan.torn()])
 

@@ -8,11 +8,11 @@ batch may turn out to have saved the older part: repeating that would undo what 
 from __future__ import annotations
 
 from persistence.change import NEVER
+from persistence.dead_letters import DeadLetter
 from persistence.journal_records import (
     Batch,
     Dropped,
     GivenUp,
-    Letter,
     Outcome,
     Record,
     Recorded,
@@ -34,7 +34,7 @@ class Replay:
         self.batches: dict[int, Batch] = {}
         # The oldest segment that is needed.
         self.floor = 1
-        self.letters: dict[int, Letter] = {}
+        self.letters: dict[int, DeadLetter] = {}
         self.next_letter = 1
 
     def apply(self, record: Record) -> None:
@@ -61,8 +61,8 @@ class Replay:
         else:
             self._apply_letter(record)
 
-    def _apply_letter(self, record: Letter | Dropped) -> None:
-        if isinstance(record, Letter):
+    def _apply_letter(self, record: DeadLetter | Dropped) -> None:
+        if isinstance(record, DeadLetter):
             self.letters[record.id] = record
             self.next_letter = max(self.next_letter, record.id + 1)
             # Its own file is synced before the journal says that it is settled.

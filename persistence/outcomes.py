@@ -115,26 +115,21 @@ class Outcomes:
 
     def _bury(self, pending: Pending, error: StoreRejected) -> None:
         prefix = pending.target.prefix
-        attempts = pending.attempts
-        # Looked at once: after a restart the letter has the time that the journal was told.
-        unix_ms = self._clock.now_ms() + self._clock.wall_offset_ms()
+        letter = DeadLetter(
+            *item_of(pending),
+            error.sqlstate,
+            error.message,
+            pending.attempts,
+            self._clock.now_ms() + self._clock.wall_offset_ms(),
+            pending.change,
+        )
         try:
-            id = self._log.bury(item_of(pending), error.sqlstate, error.message, attempts, unix_ms, pending.change)
+            self._log.bury(letter)
         except JournalError:
             self._set_aside(pending, BACKOFF_MOST_S * 1000)
             raise
         self._unsaved.backlogs[prefix].bytes -= pending.bytes
         prefix.counters.dead_letters += 1
-        letter = DeadLetter(
-            id,
-            prefix.rule.name,
-            pending.target.key,
-            error.sqlstate,
-            error.message,
-            attempts,
-            unix_ms,
-            pending.change,
-        )
         self._unsaved.dead.add(letter)
         logger.error("dead letter %d: %r of %s refused: %s", letter.id, letter.key, letter.prefix, error)
         self._on_dead(pending)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from persistence.change import Change
+from persistence.dead_letters import DeadLetter
 from persistence.journal import Journal
 from persistence.journal_records import Item
 from persistence.stores.base import Stamp, Store
@@ -111,12 +112,12 @@ class QueueLog:
         """Record an unsaved change once more, if a record older than `below` is of it: its new sequence, else 0."""
         return self._journal.restate(item, change, below) if self._journal is not None else 0
 
-    def bury(self, item: Item, sqlstate: str, message: str, attempts: int, unix_ms: int, change: Change) -> int:
-        """A change becomes a dead letter, at that time: its id."""
+    def bury(self, letter: DeadLetter) -> None:
+        """A change becomes a dead letter, and the letter gets its id. Raises JournalError."""
         if self._journal is None:
-            return next(self._dead_ids)
-        prefix, key, seq = item
-        return self._journal.bury(prefix, key, seq, sqlstate, message, attempts, unix_ms, change)[0]
+            letter.id = next(self._dead_ids)
+        else:
+            self._journal.bury(letter)
 
     def drop_letters(self, ids: Iterable[int]) -> None:
         """Dead letters are gone: dropped, or recorded again as changes."""

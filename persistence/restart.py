@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from persistence.backlog import weight_of
 from persistence.change import NEVER, WRITE, Change
-from persistence.dead_letters import DeadLetter
 from persistence.engine import Engine
 from persistence.journal import Journal
 from persistence.journal_records import Batch, Recorded
@@ -138,16 +137,5 @@ def _take_up_letters(engine: Engine, recovery: Recovery) -> int:
             # Whichever can keep it: it stays listed, and can be dropped.
             queue = next(iter(engine.queues.values()), None)
         if queue is not None:
-            queue.restore_letter(
-                DeadLetter(
-                    letter.id,
-                    letter.prefix,
-                    letter.key,
-                    letter.sqlstate,
-                    letter.message,
-                    letter.attempts,
-                    letter.unix_ms,
-                    letter.change,
-                )
-            )
+            queue.restore_letter(letter)
     return len(recovery.letters)

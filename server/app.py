@@ -162,7 +162,7 @@ class Node:
         self.random = random.Random()
         self.started_ms = self.clock.now_ms()
         self.keyspace = Keyspace(
-            config.server.databases, config.memory.shards, self.random, config.memory.advise_sample
+            config.server.databases, config.memory.shards, self.random, config.memory.advise_sample, time.perf_counter
         )
         self.keyspace.tick(self.started_ms)
         self.limits = MemoryLimits(self.keyspace)
@@ -399,6 +399,8 @@ class Node:
                 raise ConfigError(f"{where}: server.data_dir: {directory}: {error.strerror}") from error
 
     def _has_room(self, rule: str) -> bool:
+        # What orders the rows that came since the last look counts, too: they would be pushed out again for it.
+        self.background.watch_memory()
         return self.keyspace.has_room(rule, _WARM_SHARE)
 
     # -- settings -----------------------------------------------------------------------------------------------------

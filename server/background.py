@@ -22,17 +22,14 @@ from server.config import Config
 from server.headroom import Headroom
 from server.info import resident_bytes
 from server.journaling import Journaling
-from server.keyspace.database import EXPIRE_SLICE
-from server.keyspace.keyspace import Keyspace
+from server.keyspace.keyspace import TURN_S, Keyspace
 from server.net.connection import Peers
 
 log = logging.getLogger("forebay.background")
 
 _FAST_S: Final = 0.1
-# Objects freed between two looks at the time, and how long that may go on before clients get their turn. It is the time
-# that counts, because what an object costs differs: the last one in a page gives the page back to the system.
-_DIG_STEP: Final = 100
-_DIG_S: Final = 0.001
+# Objects freed between two looks at the time: few, because what one costs differs (server/keyspace/keyspace.py).
+_DIG_STEP: Final = 24
 _SLOW_S: Final = 1.0
 # Rows of the generic table reaped in one statement, and how often it is done.
 _REAP_ROWS: Final = 1000
@@ -111,24 +108,18 @@ class Background:
 
     def _dig(self) -> bool:
         # One slice of freeing what no key holds any more; is there more?
-        until_s = time.perf_counter() + _DIG_S
+        until_s = time.perf_counter() + TURN_S
         while self._keyspace.dig(_DIG_STEP):
             if time.perf_counter() > until_s:
                 return True
         return False
 
     def expire_slice(self) -> bool:
-        """One slice of active expiry; True when there may be more. None in a pause: nothing changes then."""
+        """One turn of active expiry; True when there may be more. None in a pause: nothing changes then."""
         if self._peers.dispatch.pause.is_on:
             return False
         self._keyspace.tick(self._clock.now_ms())
-        wall_ms = self._keyspace.now_ms + self._clock.wall_offset_ms()
-        more = False
-        for database in self._keyspace.opened:
-            keys = database.expire_due(EXPIRE_SLICE)
-            hashes = database.expire_fields_due(wall_ms, EXPIRE_SLICE)
-            more = more or keys >= EXPIRE_SLICE or hashes >= EXPIRE_SLICE
-        return more
+        return self._keyspace.expire(self._keyspace.now_ms + self._clock.wall_offset_ms())
 
     async def _slow(self) -> None:
         while True:

@@ -40,8 +40,6 @@ from server.keyspace.weights import (
 
 # A constant, because compiled code looks an imported function up by its name at each call: 11 of 83 ns.
 _crc16: Final = crc_hqx
-# Keys looked at by one slice of the active expiry cycle: about a millisecond of work.
-EXPIRE_SLICE: Final = 1000
 
 
 class Watcher(Protocol):
@@ -80,6 +78,7 @@ class Database:
     """One logical database: tables of entries, the shards that count them, watched keys, counters."""
 
     __slots__ = (
+        "_expiring",
         "attention",
         "evicted",
         "expired",
@@ -123,6 +122,8 @@ class Database:
         self.placement: Placement | None = None
         # All shards with entries of ours, those that are being left included.
         self.shards: list[Shard] = list(dict.fromkeys(self.homes))
+        # Which of them active expiry looks at next.
+        self._expiring = 0
         # Copies loaded while nobody may go for them: they serve those who waited, and leave. None: there is room.
         self.surplus: list[Entry] | None = None
         # The key that came last: by it an observer tells a new key from one that was overwritten.
@@ -659,26 +660,38 @@ class Database:
     # -- expiry and eviction ------------------------------------------------------------------------------------------
 
     def expire_due(self, budget: int) -> int:
-        """One slice of active expiry: look at up to `budget` keys whose second has passed; how many were looked at."""
+        """One slice of active expiry: look at up to `budget` keys whose second has passed; how many were looked at. It
+        begins with the shard where the last one ended."""
         looked = 0
+        shards = self.shards
+        for _ in range(len(shards)):
+            if self._expiring >= len(shards):
+                self._expiring = 0
+            looked += self._expire_of(shards[self._expiring], budget - looked)
+            if looked >= budget:
+                break
+            self._expiring += 1
+        return looked
+
+    def _expire_of(self, shard: Shard, budget: int) -> int:
         now = self.now_ms
-        for shard in self.shards:
-            while looked < budget:
-                keys = shard.wheel.due(now, budget - looked)
-                if not keys:
-                    break
-                looked += len(keys)
-                for key in keys:
-                    entry = self.held(key)
-                    if entry is None:
-                        continue
-                    if entry.deadline_ms <= now or entry.gone_ms() <= now:
-                        self._expire(entry)
-                    # (Not when it has moved to another shard meanwhile, whose wheel has it.)
-                    if entry.life.wheel_s and entry.home is shard:
-                        shard.wheel.settle(entry, now)
-            while looked < budget and shard.wheel.crowded():
-                looked += self._sweep(shard, budget - looked)
+        looked = 0
+        while looked < budget:
+            keys = shard.wheel.due(now, budget - looked)
+            if not keys:
+                break
+            looked += len(keys)
+            for key in keys:
+                entry = self.held(key)
+                if entry is None:
+                    continue
+                if entry.deadline_ms <= now or entry.gone_ms() <= now:
+                    self._expire(entry)
+                # (Not when it has moved to another shard meanwhile, whose wheel has it.)
+                if entry.life.wheel_s and entry.home is shard:
+                    shard.wheel.settle(entry, now)
+        while looked < budget and shard.wheel.crowded():
+            looked += self._sweep(shard, budget - looked)
         return looked
 
     def _sweep(self, shard: Shard, budget: int) -> int:

@@ -13,7 +13,7 @@ from typing import Final
 from eviction.policy import RandomSource
 from eviction.registry import DEFAULT_POLICY
 from server.keyspace.access_trace import AccessTrace, sampled_tables
-from server.keyspace.database import EXPIRE_SLICE, Database, Observer
+from server.keyspace.database import Database, Observer
 from server.keyspace.entry import Entry, moment
 from server.keyspace.placement import Placement, Share
 from server.keyspace.resettling import Resettling
@@ -22,8 +22,16 @@ from server.keyspace.shard_group import ShardGroup
 from server.keyspace.terms import NOEVICTION, Terms
 from server.keyspace.weights import LEASE_OVERHEAD, TIMED_OVERHEAD
 
-# Evictions that one write is charged with, about a millisecond: when more is to go, because the limit was lowered or
-# a large value came, the next writes and the server's pulse go on.
+# How long one turn of making room or of active expiry may last, in seconds, before clients get theirs, and how many
+# entries go between two looks at the timer. It is the time that counts, because what an entry costs differs by two
+# orders of magnitude: the last object in an arena of Python's allocator gives that megabyte back to the system, about
+# 0.1 ms, and keys that go in another order than they came are the last in many arenas at the end.
+TURN_S: Final = 0.001
+_BETWEEN_LOOKS: Final = 8
+# Keys that one turn of active expiry looks at, at most.
+EXPIRE_SLICE: Final = 1000
+# Evictions that one write is charged with, at most: when more is to go, because the limit was lowered or a large value
+# came, the next writes and the server's pulse go on.
 EVICTION_SLICE: Final = 128
 # The same for entries that move to other shards, 5 to 8 µs each interpreted.
 SETTLE_SLICE: Final = 150
@@ -31,6 +39,11 @@ SETTLE_SLICE: Final = 150
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _TURNS: Final = (1 << 64) - 1
 _UNLIMITED: Final = 1 << 62
+
+
+def standing_still() -> float:
+    """A timer for those who measure no time: turns end by number alone."""
+    return 0.0
 
 
 class Keyspace:
@@ -49,6 +62,7 @@ class Keyspace:
         "_resettling",
         "_structures",
         "_stuck",
+        "_timer",
         "_turn",
         "limited",
         "now_ms",
@@ -63,13 +77,20 @@ class Keyspace:
     )
 
     def __init__(
-        self, databases: int, shards: int, random: RandomSource | None = None, advise_sample: float = 0.0
+        self,
+        databases: int,
+        shards: int,
+        random: RandomSource | None = None,
+        advise_sample: float = 0.0,
+        timer: Callable[[], float] = standing_still,
     ) -> None:
         self._databases: list[Database | None] = [None] * databases
         self.shards = shards
         self.opened: list[Database] = []
         # Only the policy `random` needs it.
         self._random = random
+        # Seconds since whenever: when a turn has lasted for too long.
+        self._timer = timer
         # What everything may hold, and who of what has no terms of its own goes first.
         self.terms = Terms()
         # Bytes of all entries at which room has to be made: the limit without the next two.
@@ -157,6 +178,22 @@ class Keyspace:
             database.moment = self._moment
         if self.ticked is not None:
             self.ticked(now_ms)
+
+    def expire(self, wall_ms: int) -> bool:
+        """One turn of active expiry, of keys and of the fields of hashes; is there more that is due?"""
+        until_s = self._timer() + TURN_S
+        left = EXPIRE_SLICE
+        while left > 0:
+            most = 0
+            for database in self.opened:
+                keys = database.expire_due(_BETWEEN_LOOKS)
+                most = max(most, keys, database.expire_fields_due(wall_ms, _BETWEEN_LOOKS))
+            if most < _BETWEEN_LOOKS:
+                return False
+            if self._timer() > until_s:
+                return True
+            left -= most
+        return True
 
     def dig(self, budget: int) -> bool:
         """Free about so many objects that no key holds any more; is there more?"""
@@ -306,16 +343,17 @@ class Keyspace:
     def make_room(self) -> bool:
         """Before a write that may grow memory: evict what is over a limit. False: there is no room, and nobody may go.
 
-        O(1) while nothing is over its limit. What takes more than a slice goes on with the next call.
+        O(1) while nothing is over its limit. What takes more than a turn goes on with the next call.
         """
         ledger = self._ledger
         # `_held`, written out.
         if self.shared.tally.bytes + ledger.own_bytes <= self._ceiling and not ledger.over:
             return True
-        if not self._expire_first():
+        until_s = self._timer() + TURN_S
+        if not self._expire_first(until_s):
             return True
-        budget = self._relieve(EVICTION_SLICE)
-        self._note_stuck(not self._lower(budget))
+        budget = self._relieve(EVICTION_SLICE, until_s)
+        self._note_stuck(not self._lower(budget, until_s))
         return not self._stuck
 
     def _note_stuck(self, stuck: bool) -> None:
@@ -363,18 +401,22 @@ class Keyspace:
             return False
         return self.shared.awaits_saving or any(group.awaits_saving for group in self.own.values())
 
-    def _expire_first(self) -> bool:
+    def _expire_first(self, until_s: float) -> bool:
         # What is past its time goes before anything alive; False when there may be more of it. Looked for once a
         # second, because the wheels turn by seconds.
         second = self.now_ms // 1000
         if second == self._expired_s:
             return True
-        if max([database.expire_due(EXPIRE_SLICE) for database in self.opened]) >= EXPIRE_SLICE:
-            return False
+        left = EXPIRE_SLICE
+        for database in self.opened:
+            while (looked := database.expire_due(_BETWEEN_LOOKS)) >= _BETWEEN_LOOKS:
+                left -= looked
+                if left <= 0 or self._timer() > until_s:
+                    return False
         self._expired_s = second
         return True
 
-    def _relieve(self, budget: int) -> int:
+    def _relieve(self, budget: int, until_s: float) -> int:
         # Prefixes over their own budgets; what is left of ours. One that cannot shrink now is tried again.
         over = self._ledger.over
         self._is_relieving = False
@@ -387,6 +429,8 @@ class Keyspace:
                 if group is None or not self._evict_from(group):
                     break
                 budget -= 1
+                if budget % _BETWEEN_LOOKS == 0 and self._timer() > until_s:
+                    budget = 0
             if tally.limit and tally.bytes > tally.limit:
                 still.append(tally)
                 self._is_relieving = self._is_relieving or budget <= 0
@@ -395,10 +439,10 @@ class Keyspace:
         self._ledger.over = still
         return max(1, budget)
 
-    def _lower(self, budget: int) -> bool:
+    def _lower(self, budget: int, until_s: float) -> bool:
         # Everything together; False when it is over the limit and nobody may go.
         while self._held() > self._ceiling:
-            if budget <= 0:
+            if budget <= 0 or (budget % _BETWEEN_LOOKS == 0 and self._timer() > until_s):
                 return True
             budget -= 1
             if self._evict_from(self._payer()):

@@ -19,6 +19,7 @@ from random import Random
 import pytest
 
 from persistence.change import DELETE, EXPIRY, HASH, SET, STRING, ZSET, Change
+from persistence.dead_letters import DeadLetter
 from persistence.errors import JournalCorrupt, JournalError, JournalFailed, JournalFull
 from persistence.journal import Journal
 from persistence.journal_records import Item, apply_members
@@ -190,8 +191,9 @@ class World:
             # Its write was refused.
             return
         change, seq = self.queue.pop(key)
-        id, settled = self.journal.bury(PREFIX, key, seq, "23514", "check violated", 5, 0, change)
-        self.letters[id] = change
+        letter = DeadLetter(PREFIX, key, seq, "23514", "check violated", 5, 0, change)
+        settled = self.journal.bury(letter)
+        self.letters[letter.id] = change
         self.memory[key] = self.database.rows.get(key)
         self.promise(key, self.memory[key], settled)
 

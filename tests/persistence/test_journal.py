@@ -11,6 +11,7 @@ from random import Random
 import pytest
 
 from persistence.change import SET, WRITE, Change
+from persistence.dead_letters import DeadLetter
 from persistence.disk import RealDisk
 from persistence.errors import JournalCorrupt, JournalError, JournalFailed, JournalFull, JournalLocked
 from persistence.journal import Journal
@@ -299,22 +300,29 @@ def test_two_journals_in_one_directory_are_refused() -> None:
 # -- dead letters -----------------------------------------------------------------------------------------------------
 
 
+def letter(key: bytes, seq: int, change: Change) -> DeadLetter:
+    return DeadLetter(P, key, seq, "23514", "no", 5, 0, change)
+
+
 @pytest.mark.parametrize("fsync", ["always", "everysec", "no"])
 def test_dead_letter_outlives_its_change(fsync: str) -> None:
     disk = FakeDisk()
     journal, _, runner = opened(disk, fsync)
     seq = journal.append(P, text(b"bad", b"value", None, 9_000))
-    id, settled = journal.bury(P, b"bad", seq, "23514", "no", 5, 0, text(b"bad", b"value", None, 9_000))
+    dead = letter(b"bad", seq, text(b"bad", b"value", None, 9_000))
+    settled = journal.bury(dead)
     journal.when_synced(settled, lambda error: None)
     runner.turn()
     after, recovery = reopened(disk, fsync)
-    (letter,) = recovery.letters
-    got = (letter.id, letter.key, letter.seq, letter.sqlstate, letter.message, letter.change.deadline_ms)
-    assert got == (id, b"bad", seq, "23514", "no", 9_000)
+    (found,) = recovery.letters
+    got = (found.id, found.key, found.seq, found.sqlstate, found.message, found.change.deadline_ms)
+    assert got == (dead.id, b"bad", seq, "23514", "no", 9_000)
     assert unsaved(recovery) == {}
     assert after.stats().dead_letters == 1
     # Ids are never given twice.
-    assert after.bury(P, b"bad", 0, "23514", "no", 5, 0, text(b"bad", b"x"))[0] == id + 1
+    next_one = letter(b"bad", 0, text(b"bad", b"x"))
+    after.bury(next_one)
+    assert next_one.id == dead.id + 1
 
 
 @pytest.mark.parametrize("fsync", ["always", "everysec", "no"])
@@ -322,10 +330,11 @@ def test_letter_that_is_retried_is_a_change_before_it_is_gone(fsync: str) -> Non
     disk = FakeDisk()
     journal, _, runner = opened(disk, fsync)
     seq = journal.append(P, text(b"bad", b"value"))
-    id, _ = journal.bury(P, b"bad", seq, "23514", "no", 5, 0, text(b"bad", b"value"))
+    dead = letter(b"bad", seq, text(b"bad", b"value"))
+    journal.bury(dead)
     runner.turn()
     journal.append(P, text(b"bad", b"value"))
-    journal.drop_letters([id])
+    journal.drop_letters([dead.id])
     runner.turn()
     _, recovery = reopened(disk, fsync)
     assert recovery.letters == []
@@ -337,7 +346,7 @@ def test_letter_is_not_buried_twice_nor_flies_again_when_only_its_own_file_was_s
     journal, _, runner = opened(disk)
     seq = journal.append(P, text(b"bad", b"value"))
     runner.turn()
-    journal.bury(P, b"bad", seq, "23514", "no", 5, 0, text(b"bad", b"value"))
+    journal.bury(letter(b"bad", seq, text(b"bad", b"value")))
     # The next write to a segment is the record that settles it.
     disk.before = _fail_segment_writes
     runner.turn()
@@ -359,7 +368,7 @@ def test_file_of_dead_letters_is_compacted_and_forgets_nothing() -> None:
     for number in range(40):
         key = b"k%d" % number
         seq = journal.append(P, text(key, b"v" * 4000))
-        journal.bury(P, key, seq, "23514", "no", 5, 0, text(key, b"v" * 4000))
+        journal.bury(letter(key, seq, text(key, b"v" * 4000)))
         runner.turn()
     full = disk.size("/journal/journal-n1-dead.log")
     journal.drop_letters(range(1, 40))
@@ -369,7 +378,9 @@ def test_file_of_dead_letters_is_compacted_and_forgets_nothing() -> None:
     assert [letter.id for letter in recovery.letters] == [40]
     assert unsaved(recovery) == {}
     after.drop_letters([40])
-    assert after.bury(P, b"k", 0, "23514", "no", 1, 0, text(b"k", b"v"))[0] == 41
+    next_one = letter(b"k", 0, text(b"k", b"v"))
+    after.bury(next_one)
+    assert next_one.id == 41
 
 
 # -- segments and room ------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from persistence.change import DELETE, EXPIRY, HASH, LIST, NEVER, SET, STREAM, STRING, WRITE, ZSET, Change
+from persistence.dead_letters import DeadLetter
 from persistence.field_lifetimes import ExpiringHash
 from persistence.journal_frames import Bad
 from persistence.journal_ledger import Ledger
@@ -24,7 +25,6 @@ from persistence.journal_records import (
     WHOLE,
     Batch,
     GivenUp,
-    Letter,
     Outcome,
     Recorded,
     apply_members,
@@ -98,9 +98,11 @@ def test_deadline_is_recorded_as_wall_clock_time() -> None:
 
 def test_dead_letter_survives_the_way_there_and_back() -> None:
     change = fields(b"k", {b"a": b"1"}, {b"a", b"b"})
-    body = pack_letter(Letter(3, "p:", b"k", 9, "23514", "no", 5, 1234, change), 0)
+    dead = DeadLetter("p:", b"k", 9, "23514", "no", 5, 1234, change)
+    dead.id = 3
+    body = pack_letter(dead, 0)
     (letter,) = read_records(body, 1, 1, 0)
-    assert isinstance(letter, Letter)
+    assert isinstance(letter, DeadLetter)
     got = (letter.id, letter.prefix, letter.key, letter.seq, letter.sqlstate, letter.message, letter.attempts)
     assert got == (3, "p:", b"k", 9, "23514", "no", 5)
     assert letter.unix_ms == 1234

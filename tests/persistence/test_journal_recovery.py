@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from persistence.dead_letters import DeadLetter
 from persistence.errors import JournalCorrupt
 from persistence.journal_frames import (
     FRAME_BYTES,
@@ -40,7 +41,7 @@ def written(groups: int = 12, segment_bytes: int = 1024) -> FakeDisk:
         journal.append(P, text(b"k%d" % number, b"v%d" % number * 30))
         runner.turn()
     seq = journal.append(P, text(b"bad", b"value"))
-    journal.bury(P, b"bad", seq, "23514", "no", 5, 0, text(b"bad", b"value"))
+    journal.bury(DeadLetter(P, b"bad", seq, "23514", "no", 5, 0, text(b"bad", b"value")))
     runner.turn()
     journal.close_nowait()
     return disk
@@ -172,7 +173,7 @@ def test_dead_letters_are_repaired_too() -> None:
     journal, _, runner = opened(disk)
     for number in range(3):
         seq = journal.append(P, text(b"k%d" % number, b"v"))
-        journal.bury(P, b"k%d" % number, seq, "23514", "no", 5, 0, text(b"k%d" % number, b"v"))
+        journal.bury(DeadLetter(P, b"k%d" % number, seq, "23514", "no", 5, 0, text(b"k%d" % number, b"v")))
         runner.turn()
     journal.close_nowait()
     path = "/journal/journal-n1-dead.log"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from persistence.dead_letters import DeadLetter
 from persistence.disk import RealDisk
 from server import cli
 from server.config import Config
@@ -279,7 +280,7 @@ def journal(tmp_path: Path) -> Path:
         opened_journal.append("user:{id:int}", text(b"user:%d" % number, b"x" * 200))
         runner.turn()
     seq = opened_journal.append("page:", text(b"page:1", b"bad"))
-    opened_journal.bury("page:", b"page:1", seq, "23514", "check violated", 5, 0, text(b"page:1", b"bad"))
+    opened_journal.bury(DeadLetter("page:", b"page:1", seq, "23514", "check violated", 5, 0, text(b"page:1", b"bad")))
     opened_journal.begin_batch("main", [("user:{id:int}", b"user:1", 2)])
     runner.turn()
     opened_journal.close_nowait()

@@ -6,7 +6,7 @@ import pytest
 
 from persistence.field_lifetimes import ExpiringHash
 from protocol.replies import Error, Map
-from server.keyspace.database import EXPIRE_SLICE
+from server.keyspace.keyspace import EXPIRE_SLICE
 from tests.server.commands.workbench import OFFSET_MS, START_MS, Workbench
 
 NOW_MS = START_MS + OFFSET_MS
