@@ -51,7 +51,8 @@ _SPANS: Final[dict[bytes, int]] = {b"*%d" % n: 2 * n + 1 for n in range(1, 1000)
 # behind the name, the name, and what stands between its two arguments, and then between those and a third (empty: there
 # is none). Clients send the same few shapes again and again; one C call cuts a read, and a few comparisons prove that
 # it has the shape.
-_SHAPES: Final[dict[int, tuple[Callable[[bytes], tuple[bytes, ...]], bytes, bytes, bytes, bytes]]] = {}
+_Shape = tuple[Callable[[bytes], tuple[bytes, ...]], bytes, bytes, bytes, bytes]
+_SHAPES: Final[list[_Shape | None]] = [None] * (ALONE + 1)
 # Reads of that length that had another shape: every 64th is learnt, so that clients who differ cost next to nothing.
 _MISSED: Final[dict[int, int]] = {}
 # What a read begins with that may be one command of two to four arguments.
@@ -60,7 +61,7 @@ _LEARN_EVERY: Final = 64
 
 
 def alone(data: bytes) -> list[bytes] | None:
-    """The one command of two to four arguments that a short read consists of; None when it is anything else.
+    """The one command of two to four arguments that a read of at most ALONE bytes consists of, or None.
 
     The usual read of a client that does not pipeline. It costs two thirds of by_split, which is made for many, and half
     of it when the read has the shape of the last one of its length. Compiled, no shape is faster than by_bytes.
@@ -68,7 +69,7 @@ def alone(data: bytes) -> list[bytes] | None:
     if COMPILED:
         found: list[list[bytes]] = []
         return found[0] if by_bytes(data, 0, 1, QUICK_ARGS, found) == len(data) else None
-    shape = _SHAPES.get(len(data))
+    shape = _SHAPES[len(data)]
     if shape is not None:
         cut, head, name, between, behind = shape
         if behind:

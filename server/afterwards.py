@@ -26,12 +26,14 @@ def tell_misses(session: Session, spec: CommandSpec, argv: list[bytes]) -> None:
             session.db.note(key, b"keymiss")
 
 
-def outcome(calls: list[Call], replies: list[object]) -> list[object]:
-    """The reply to EXEC, which waits for nobody. Its commands are counted now, as it is sure that none is run again."""
+def outcome(calls: list[Call], replies: list[object], errors: dict[str, int]) -> list[object]:
+    """The reply to EXEC, which waits for nobody. Its commands are counted now, as it is sure that none is run again,
+    and their errors by code."""
     for (spec, _), reply in zip(calls, replies, strict=False):
         spec.calls += 1
-        if type(reply) is Error:
+        if isinstance(reply, Error):
             spec.failed += 1
+            errors[reply.code] = errors.get(reply.code, 0) + 1
     return [reply.nothing if isinstance(reply, Blocked) else reply for reply in replies]
 
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -174,7 +175,7 @@ class Node:
         # What goes on beside serving: followers, the warm-up, the noting of hot keys.
         self._tasks: list[asyncio.Task[None]] = []
         self.dispatch = Dispatch(self.keyspace, self.engine, self.clock)
-        self.peers = Peers(self.dispatch, self.keyspace)
+        self.peers = Peers(self.dispatch, self.keyspace, self.clock)
         self.access = Access(config.server, self.peers)
         self.audience = Audience(config.server, self.keyspace, self.dispatch, self.peers)
         self.journaling = Journaling(config.journal, self.engine)
@@ -254,8 +255,10 @@ class Node:
         self.ready = True
         if self.banner is not None:
             host = self.config.server.bind[0] if self.config.server.bind else "127.0.0.1"
-            for line in self.banner(host, self.listener.port):
-                print(line, flush=True)
+            # (Nobody may be left who reads it: the server is for others.)
+            with suppress(BrokenPipeError):
+                for line in self.banner(host, self.listener.port):
+                    print(line, flush=True)
         addresses = list(self.listener.addresses)
         if self.http is not None and self.http.address is not None:
             addresses.append("http://{}:{}".format(*self.http.address))

@@ -2,6 +2,7 @@
 
 0  clean            2  bad configuration or usage: one line on standard error
 1  crash            3  journal corrupt        4  shut down with unsaved writes
+141  whoever read the output went before its end (`| head`), as for any program that SIGPIPE ends
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from server.logs import FORMATS, LEVELS, set_up_logging
 CLEAN: Final = 0
 BAD_USAGE: Final = 2
 JOURNAL_CORRUPT: Final = 3
+READER_GONE: Final = 128 + 13
 _GENERIC_TABLE: Final = {"postgresql": _POSTGRESQL_TABLE, "sqlite": ";\n".join(_SQLITE_TABLE) + ";"}
 
 T = TypeVar("T")
@@ -45,6 +47,17 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command that `argv` (default: this process's) names; the exit code."""
+    code = READER_GONE
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer has nowhere to go: the interpreter would fail over it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _run(argv: list[str] | None) -> int:
     try:
         options = _parser().parse_args(argv)
     except SystemExit as done:

@@ -14,7 +14,7 @@ _STEP_MS: Final = 500
 class SystemClock:
     """Server milliseconds that never go back, whatever happens to the wall clock."""
 
-    __slots__ = ("_anchor_ms", "_next_s", "_now_ms", "_offset_ms")
+    __slots__ = ("_anchor_ms", "_now_ms", "_offset_ms", "next_s")
 
     def __init__(self) -> None:
         self._anchor_ms = time.time_ns() // 1_000_000 - time.monotonic_ns() // 1_000_000
@@ -22,14 +22,14 @@ class SystemClock:
         # The current millisecond, and the monotonic second at which the next one begins: a busy server asks a hundred
         # times a millisecond, and comparing floats is half the price of dividing nanoseconds.
         self._now_ms = 0
-        self._next_s = 0.0
+        self.next_s = 0.0
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch as it was known at start; only their differences mean anything."""
         now_s = time.monotonic()
-        if now_s >= self._next_s:
+        if now_s >= self.next_s:
             since_ms = int(now_s * 1000)
-            self._next_s = (since_ms + 1) / 1000
+            self.next_s = (since_ms + 1) / 1000
             self._now_ms = since_ms + self._anchor_ms
         return self._now_ms
 

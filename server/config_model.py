@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 
@@ -63,6 +63,14 @@ def store_url(value: object) -> StoreUrl:
             raise ValueError(
                 "host or port in the URL is malformed; characters such as @ : / in a password are written %40 %3A %2F"
             ) from None
+        database = parts.path.removeprefix("/")
+        if not database and not {"dbname", "database", "service"}.intersection(parse_qs(parts.query)):
+            raise ValueError("names no database; it is written postgresql://user:password@host:port/database")
+        if "@" in database:
+            # What was meant for the host, behind a slash in the password.
+            raise ValueError(
+                "has an @ in the database's name; characters such as @ : / in a password are written %40 %3A %2F"
+            )
         return StoreUrl(url, "postgresql")
     if scheme == "sqlite":
         # As SQLAlchemy has it: what follows the third slash is the path, so an absolute one makes four.

@@ -35,11 +35,22 @@ def _unix_us() -> int:
 class Diagnostics:
     """What an operator looks at when something is slow (the Diagnostics protocol of commands/context.py)."""
 
-    __slots__ = ("_background", "_clock", "_is_running", "allows_debug", "latency", "monitors", "slow_log", "stopwatch")
+    __slots__ = (
+        "_background",
+        "_clock",
+        "_dispatch",
+        "_is_running",
+        "allows_debug",
+        "latency",
+        "monitors",
+        "slow_log",
+        "stopwatch",
+    )
 
     def __init__(self, config: ServerConfig, dispatch: Dispatch, background: Background, clock: Clock) -> None:
         self._background = background
         self._clock = clock
+        self._dispatch = dispatch
         self.allows_debug = config.enable_debug_command
         self.slow_log = SlowLog(config.slowlog_log_slower_than_us, config.slowlog_max_len)
         self.latency = Latency(config.latency_monitor_threshold_ms)
@@ -52,7 +63,7 @@ class Diagnostics:
     def start(self) -> None:
         """The server begins to serve."""
         self._is_running = True
-        self.stopwatch.start()
+        self._restart()
 
     def stop(self) -> None:
         """The server has stopped."""
@@ -180,6 +191,7 @@ class Diagnostics:
     def _restart(self) -> None:
         if self._is_running:
             self.stopwatch.start()
+            self._dispatch.time_all(self.stopwatch.times_all)
 
     def _set_slower_than(self, value: object) -> None:
         assert isinstance(value, int)

@@ -106,8 +106,8 @@ class Dispatch:
         self.managed_db = keyspace.database(0)
         self._table = spellings(COMMANDS)
         self._roads = Roads(self._table)
-        # Plain SET under a write-behind rule has a road of its own.
-        self._set = COMMANDS["set"]
+        # Plain SET under a write-behind rule has a road of its own. None: not while every handler is timed.
+        self._set: CommandSpec | None = COMMANDS["set"]
         self._short = ShortWrite(engine)
         self._ordinary = self._roads.every
         # A batch that runs now has the table of before.
@@ -115,7 +115,7 @@ class Dispatch:
         self.blocking = Blocking(clock, self)
         # What waits without a task: reads that wait for nothing but rows, and SET and DEL under a write-through rule.
         self._misses = Misses(engine, keyspace, self.blocking, self)
-        self._sets = ThroughSets(engine, keyspace, self.blocking, self._set)
+        self._sets = ThroughSets(engine, keyspace, self.blocking, COMMANDS["set"])
         self.pause = Pause(clock, self._pause_changed)
         self.tracking = Tracking()
         # Clients that are sent every command.
@@ -145,14 +145,14 @@ class Dispatch:
         spec = self._ordinary.get(argv[0])
         if spec is None or session.state:
             return None
-        arity = spec.arity
-        if len(argv) != arity and (arity >= 0 or len(argv) < -arity):
-            return None
         answer = spec.answer
         if answer is not None and not (spec.writes and (self.engine.active or self.keyspace.limited)):
             wire = answer(session, argv)
             if wire is not None:
                 return wire
+        arity = spec.arity
+        if len(argv) != arity and (arity >= 0 or len(argv) < -arity):
+            return None
         reply: object
         try:
             if self.engine.active and session.db is self.managed_db:
@@ -200,14 +200,17 @@ class Dispatch:
 
     # -- the batch ----------------------------------------------------------------------------------------------------
 
-    def run_batch(self, session: Session, commands: list[list[bytes]], position: int, out: list[bytes]) -> int:
-        """Run commands from `position` on, appending encoded replies to `out`; returns the position of the next one.
+    def run_batch(
+        self, session: Session, commands: list[list[bytes]], position: int, out: list[bytes], most: int = _SLICE
+    ) -> int:
+        """Run up to `most` commands from `position` on, appending encoded replies to `out`; returns the position of the
+        next one.
 
         Stops early when `session.waiting` is set, when the output has passed the high-water mark, or when the session
         is to be closed. The keyspace's clock must have been set by the caller.
         """
         # Short replies are not weighed: so many of them cannot pass the high-water mark.
-        end = min(len(commands), position + _SLICE)
+        end = min(len(commands), position + most)
         if end - position >= _FEW and not session.state:
             position = self._run_alike(session, commands, position, end, out)
             if position == end:
@@ -499,7 +502,7 @@ class Dispatch:
             if refusal is not None:
                 spec.rejected += 1
                 session.aborted = session.queue is not None or session.aborted
-                return self._mute(session, refusal)
+                return self._mute(session, session.abandon(refusal) if spec.name == "exec" else refusal)
         if self.pause.is_on and self._roads.must_wait(spec, session.queue):
             session.waiting = self._postpone(session, argv)
             return None
@@ -644,6 +647,11 @@ class Dispatch:
         self.monitors = monitors
         monitors.changed = self._monitors_changed
 
+    def time_all(self, wanted: bool) -> None:
+        """Let every command run its handler, in which the clock is: no write has a road that goes past it."""
+        self._set = None if wanted else COMMANDS["set"]
+        self._sets.is_open = not wanted
+
     def _monitors_changed(self) -> None:
         self._roads.is_monitored = self.monitors is not None and bool(self.monitors.sessions)
         self._reroute()
@@ -711,7 +719,7 @@ class Dispatch:
         engine = self.engine
         if not engine.active:
             session.unwatch()
-            return outcome(calls, self._call_all(session, calls))
+            return outcome(calls, self._call_all(session, calls), self.error_counts)
         plan = Plan()
         keys: list[bytes] = [key for database, key in watching if database is self.managed_db]
         index = session.db.index
@@ -739,7 +747,7 @@ class Dispatch:
                 session.unwatch()
                 if self.journal is not None:
                     self.hold(session, keys)
-                return outcome(calls, self._call_all(session, calls))
+                return outcome(calls, self._call_all(session, calls), self.error_counts)
             if writes_elsewhere and (plan.store_writes or not plan.ready):
                 # What is written there could not be taken back when the store refuses.
                 session.unwatch()
@@ -793,7 +801,7 @@ class Dispatch:
                 self._hold_own(session, commit)
         if self.journal is not None:
             self.hold(session, plan.keys)
-        return replies[0] if transaction is None else outcome(calls, replies)
+        return replies[0] if transaction is None else outcome(calls, replies, self.error_counts)
 
     def _publish(self, session: Session, plan: Plan, view: Overlay, commit: Commit) -> None:
         before, self.tracking.running = self.tracking.running, session
@@ -853,7 +861,7 @@ class Dispatch:
         if self.blocking.ready:
             self.blocking.serve()
         if transaction is not None:
-            return self._mute(session, outcome(calls, replies) or NIL_ARRAY)
+            return self._mute(session, outcome(calls, replies, self.error_counts) or NIL_ARRAY)
         if waiter is not None:
             return await self._await_turn(session, waiter)
         # Blocked: it has tried in its turn (`_await_turn`), and goes back to its place.

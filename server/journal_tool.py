@@ -37,6 +37,9 @@ def run(action: str, directory: Path) -> int:
     except JournalCorrupt as error:
         print(f"forebay: {error}", file=sys.stderr)
         return DAMAGED
+    except BrokenPipeError:
+        # That is whoever reads what is printed, not the journal.
+        raise
     except OSError as error:
         print(f"forebay: {error}", file=sys.stderr)
         return UNUSABLE

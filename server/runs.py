@@ -467,6 +467,8 @@ _OK: Final = OK.wire
 
 def _answer_get(ctx: Context, argv: list[bytes]) -> bytes | None:
     # As Database.find, for a plain string that does not expire; which rules there are does not matter to that.
+    if len(argv) != 2:
+        return None
     db = ctx.db
     key = argv[1]
     hashed = tagged(key) if 123 in key else key

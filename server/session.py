@@ -207,6 +207,12 @@ class Session(Context):
         self.refresh_state()
         return calls
 
+    def abandon(self, refusal: Error) -> Error:
+        """EXEC itself is refused: the transaction ends all the same, or what follows would still be queued."""
+        self.end_multi()
+        self.unwatch()
+        return Error(f"EXECABORT Transaction discarded because of: {refusal.message.removeprefix('ERR ')}")
+
     def reset(self) -> None:
         """RESET: a new connection's state."""
         self.end_multi()

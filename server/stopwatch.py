@@ -42,6 +42,11 @@ class Stopwatch:
         # By the command's name, in lower case, `a|b` for a subcommand.
         self.histograms: dict[str, Histogram] = {}
 
+    @property
+    def times_all(self) -> bool:
+        """Are all handlers to be timed?"""
+        return self.is_tracking or 0 <= self.slow_log.slower_than_us < _COARSE_US
+
     def start(self) -> None:
         """Time what is to be timed; to be called again when a threshold has changed. O(commands)."""
         least_ns = self._least_ns()
@@ -60,7 +65,7 @@ class Stopwatch:
     def _wants(self, spec: CommandSpec) -> bool:
         slow_us = self.slow_log.slower_than_us
         late_us = self.latency.threshold_ms * 1000
-        if self.is_tracking or 0 <= slow_us < _COARSE_US:
+        if self.times_all:
             return True
         return (slow_us >= 0 or late_us > 0) and not is_quick(spec)
 

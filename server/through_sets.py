@@ -74,17 +74,21 @@ class ThroughDelete(ThroughWrite):
 class ThroughSets:
     """Those of one dispatch."""
 
-    __slots__ = ("_blocking", "_keyspace", "_set", "_short")
+    __slots__ = ("_blocking", "_keyspace", "_set", "_short", "is_open")
 
     def __init__(self, engine: Engine, keyspace: Keyspace, blocking: Blocking, spec: CommandSpec) -> None:
         self._short = ShortThrough(engine, self)
         self._keyspace = keyspace
         self._blocking = blocking
         self._set = spec
+        # May commands come this way? They run no handler.
+        self.is_open = True
 
     def run_other(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
         """Any write but a plain SET: as `run`, and None for those that are none of these. Raises CommandError."""
         words = len(argv)
+        if not self.is_open:
+            return None
         if words == 2:
             return self._delete(session, spec, argv[1]) if spec.flags & DELETES else None
         if words == 5 and spec is self._set:

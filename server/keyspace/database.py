@@ -347,28 +347,13 @@ class Database:
             self._tell(key, event)
         return entry
 
-    def overwrite(self, entry: object, text: bytes, deadline_ms: int, event: bytes) -> None:
-        """Let a string from `held` hold another text; its lease and soft deadline stay. For the engine."""
-        assert isinstance(entry, Entry)
-        grown = len(text) - len(entry.value)  # type: ignore[arg-type]
-        entry.value = text
-        if grown:
-            entry.seat.home.grew(entry, grown)
-        life = entry.own_life()
-        life.access_s = self.moment.access_s
-        if deadline_ms != life.deadline_ms:
-            life.deadline_ms = deadline_ms
-            entry.seat.home.deadline_moved(entry)
-        self.mutations += 1
-        if self.heeded:
-            self._tell(entry.key, event)
-
     def rewrite(self, key: bytes, text: bytes, prefix: object, is_generic: bool, seq: int) -> Entry | None:
-        """A plain SET over a string under the same write-behind rule, by the change with that sequence: the entry, with
-        a new term for its lease as if it were a new one. For the engine.
+        """A plain SET over a string under the same rule, by the unsaved change with that sequence (0: it is saved): the
+        entry, with a new term for its lease as if it were a new one. For the engine.
 
-        None: the key holds no such string, or its lease may not stay (persistence.lifetimes.may_renew says when, and
-        why); then nothing has been done.
+        The lease's length has its jitter already; and it ends later than before, so that the expiry wheel need not hear
+        of it. None: the key holds no such string, or more than one number depends on its lease's time, or a command has
+        given the copy another end; then nothing has been done.
         """
         hashed = tagged(key) if 123 in key else key
         entry = self.tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
@@ -588,6 +573,17 @@ class Database:
             return False
         self._changed(key, b"set")
         return True
+
+    def admit_all_written(
+        self, keys: list[bytes], texts: list[object], models: list[Lease], soft_ms: list[int]
+    ) -> list[int]:
+        """The same for many strings of one prefix, whose leases are like one or other of the models; the places of
+        those for which that is not all: all of them when anybody watches keys or there is no room."""
+        if self.heeded or self.surplus is not None:
+            return list(range(len(keys)))
+        held = self.admit_together(STRING, keys, texts, models, soft_ms)
+        self.mutations += len(keys) - len(held)
+        return held
 
     def _bring_in(
         self, key: bytes, index: int, kind: int, value: object, deadline_ms: int, soft_ms: int, lease: Lease | None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from typing import Any, Final, cast
 
 from persistence.parked import Parked
@@ -30,6 +31,7 @@ from protocol.limits import (
 from protocol.parser import RequestParser
 from protocol.quick import ALONE, alone
 from protocol.replies import Error, Status
+from server.clock import SystemClock
 from server.commands.spec import CommandSpec
 from server.dispatch import Dispatch
 from server.keyspace.keyspace import Keyspace
@@ -37,10 +39,17 @@ from server.session import Session
 
 log = logging.getLogger("forebay.net")
 
-# A constant, because compiled code looks a module's function up by its name at each call.
+# Constants, because compiled code looks a module's function up by its name at each call.
 _write_to: Final = os.write
+_monotonic: Final = time.monotonic
 # Commands parsed at once for a client that has not authenticated: its limits end with the AUTH that may come next.
 _ONE_BY_ONE: Final = 1
+# What one client's long read may take before others get their turn: a read of so many bytes is run in portions of so
+# many words, and after so many seconds the rest waits for the event loop's next round. (A read brings 250 KB at most,
+# which are thousands of commands or members.)
+_LONG: Final = 32 << 10
+_PORTION: Final = 512
+_TURN_S: Final = 0.002
 # No commands left over; shared and never changed.
 _NOTHING: Final[list[list[bytes]]] = []
 # Longer replies up to this many bytes are copied into one write with their neighbours: cheaper than a vector of writes.
@@ -50,27 +59,30 @@ _AHEAD: Final = 256 << 10
 
 
 class Peers:
-    """What connections share: the dispatch, the clock's keyspace, and the open connections by client id."""
+    """What connections share: the dispatch, the keyspace and its clock, and the open connections by client id."""
 
     __slots__ = (
         "by_id",
         "bytes_in",
         "bytes_out",
+        "clock",
         "dispatch",
         "draining",
         "keyspace",
         "limits",
-        "now_ms",
+        "next_s",
         "rejected",
         "stopped",
         "total",
     )
 
-    def __init__(self, dispatch: Dispatch, keyspace: Keyspace) -> None:
+    def __init__(self, dispatch: Dispatch, keyspace: Keyspace, clock: SystemClock) -> None:
         self.dispatch = dispatch
         self.keyspace = keyspace
-        # The time, as one object for all connections: on the hot road a bound method is not made anew.
-        self.now_ms = dispatch.clock.now_ms
+        self.clock = clock
+        # The monotonic second at which the millisecond ends that the keyspace was told last. To compare it is cheaper
+        # than to ask the clock.
+        self.next_s = 0.0
         self.by_id: dict[int, Connection] = {}
         # Limits of authenticated clients (CONFIG SET proto-max-bulk-len).
         self.limits: Limits = DEFAULT
@@ -85,6 +97,13 @@ class Peers:
         self.bytes_in = 0
         self.bytes_out = 0
 
+    def tick(self) -> None:
+        """Another millisecond has begun: let the keyspace see it."""
+        now_ms = self.clock.now_ms()
+        self.next_s = self.clock.next_s
+        if now_ms != self.keyspace.now_ms:
+            self.keyspace.tick(now_ms)
+
 
 class Connection(asyncio.Protocol):
     """One client connection."""
@@ -97,9 +116,9 @@ class Connection(asyncio.Protocol):
         "_held",
         "_held_bytes",
         "_idle",
+        "_in_turns",
         "_keyspace",
         "_last",
-        "_now_ms",
         "_paused",
         "_position",
         "_queued",
@@ -126,7 +145,6 @@ class Connection(asyncio.Protocol):
         self.session = session
         self._dispatch = peers.dispatch
         self._keyspace = peers.keyspace
-        self._now_ms = peers.now_ms
         # The parser has the limits of an authenticated client.
         self._trusted = session.authenticated
         self.parser = RequestParser(peers.limits if self._trusted else UNAUTHENTICATED)
@@ -140,6 +158,8 @@ class Connection(asyncio.Protocol):
         # Parsed commands that had to be left for later, and the position of the next one to run.
         self._commands: list[list[bytes]] = _NOTHING
         self._position = 0
+        # They, or what is buffered, may be many: others get their turn in between.
+        self._in_turns = False
         # The first word of the command that ran last, for CLIENT LIST.
         self._last = b""
         # Reading is paused; the peer has sent everything; the peer does not take what we write.
@@ -194,10 +214,9 @@ class Connection(asyncio.Protocol):
             argv = alone(data)
             if argv is not None:
                 # What `_serve` does, for one command and in one frame: of a short command half the time is calls.
-                now_ms = self._now_ms()
-                if now_ms != self._keyspace.now_ms:
-                    self._keyspace.tick(now_ms)
-                self.last_ms = now_ms
+                if _monotonic() >= self.peers.next_s:
+                    self.peers.tick()
+                self.last_ms = self._keyspace.now_ms
                 session = self.session
                 wire = self._dispatch.run_one(session, argv)
                 if not wire or self._queued or session.hold_seq:
@@ -216,9 +235,13 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         if not self._waits and not self._write_blocked and self._position >= len(self._commands):
+            if size > _LONG:
+                self._in_turns = True
             self._serve(self.parser.receive(data, 0 if self._trusted else _ONE_BY_ONE), 0)
             return
         self.parser.feed(data)
+        if self.parser.buffered() > _LONG:
+            self._in_turns = True
         if self.parser.buffered() > _AHEAD:
             self._pause()
 
@@ -317,11 +340,11 @@ class Connection(asyncio.Protocol):
         dispatch = self._dispatch
         session = self.session
         parser = self.parser
-        now_ms = dispatch.clock.now_ms()
-        if now_ms != dispatch.keyspace.now_ms:
-            dispatch.keyspace.tick(now_ms)
-        self.last_ms = now_ms
+        if _monotonic() >= peers.next_s:
+            peers.tick()
+        self.last_ms = self._keyspace.now_ms
         self._idle = False
+        until_s = _monotonic() + _TURN_S if self._in_turns else 0.0
         while not self.closing and not peers.stopped:
             if position >= len(commands):
                 commands = parser.take(0 if self._trusted else _ONE_BY_ONE)
@@ -330,7 +353,13 @@ class Connection(asyncio.Protocol):
                     self._end_of_input()
                     break
             out: list[bytes] = []
-            position = dispatch.run_batch(session, commands, position, out)
+            if until_s:
+                if _monotonic() > until_s:
+                    self._end_turn(commands, position)
+                    return
+                position = dispatch.run_batch(session, commands, position, out, _portion(commands, position))
+            else:
+                position = dispatch.run_batch(session, commands, position, out)
             self._last = commands[position - 1][0]
             if session.hold_seq:
                 self._commands = commands
@@ -357,6 +386,7 @@ class Connection(asyncio.Protocol):
                 break
         self._commands = _NOTHING
         self._position = 0
+        self._in_turns = False
         if self.closing:
             return
         if self._eof:
@@ -367,6 +397,22 @@ class Connection(asyncio.Protocol):
             self._paused = False
             assert self._transport is not None
             self._transport.resume_reading()
+
+    def _end_turn(self, commands: list[list[bytes]], position: int) -> None:
+        # The rest waits, as if for a store, until the others have been served.
+        self._commands = commands
+        self._position = position
+        self._waits = True
+        asyncio.get_running_loop().call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self._waits = False
+        if self.closing:
+            return
+        if self.session.close_after_reply:
+            self.close_when_written()
+        elif not self._write_blocked:
+            self._serve(self._commands, self._position)
 
     def _weigh_trust(self) -> None:
         # AUTH lifts the limits of a stranger; RESET takes the login away, and with it what it allowed.
@@ -601,6 +647,16 @@ class Connection(asyncio.Protocol):
             "lib-name": session.lib_name.decode("utf-8", "replace"),
             "lib-ver": session.lib_ver.decode("utf-8", "replace"),
         }
+
+
+def _portion(commands: list[list[bytes]], position: int) -> int:
+    # How many commands from there on are a portion: one at least.
+    words = 0
+    end = position
+    while end < len(commands) and words < _PORTION:
+        words += len(commands[end])
+        end += 1
+    return end - position
 
 
 def _address(name: Any) -> str:

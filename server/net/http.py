@@ -14,6 +14,8 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from server.net.listener import reason
+
 _log = logging.getLogger(__name__)
 
 _PAGE: Final = """<!doctype html>
@@ -76,9 +78,10 @@ class HttpServer:
         await runner.setup()
         try:
             await web.TCPSite(runner, *self._bind).start()
-        except OSError:
+        except OSError as error:
             await runner.cleanup()
-            raise
+            where = "{}:{}".format(*self._bind)
+            raise OSError(error.errno, f"http.bind: cannot listen on {where}: {reason(error)}") from error
         self._runner = runner
 
     async def stop(self) -> None:

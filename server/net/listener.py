@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import os
 import socket
+import stat
 from collections.abc import Callable
 from typing import cast
 
@@ -67,9 +69,9 @@ class Listener:
         port = self.config.port
         for address in self.config.bind:
             try:
-                server = await loop.create_server(self._enter, address, port, backlog=_BACKLOG, reuse_address=True)
+                server = await self._listen(address, port)
             except OSError as error:
-                raise OSError(error.errno, f"cannot listen on {address}:{port}: {error.strerror or error}") from error
+                raise OSError(error.errno, f"cannot listen on {address}:{port}: {reason(error)}") from error
             self._servers.append(server)
             for sock in server.sockets:
                 name = sock.getsockname()
@@ -83,10 +85,20 @@ class Listener:
             try:
                 server = await loop.create_unix_server(self._enter, path, backlog=_BACKLOG)
             except OSError as error:
-                raise OSError(error.errno, f"cannot listen on {path}: {error.strerror or error}") from error
+                raise OSError(error.errno, f"cannot listen on {path}: {reason(error)}") from error
             os.chmod(path, self.config.unix_socket_mode)
             self._servers.append(server)
             self.addresses.append(f"unix:{path}")
+
+    async def _listen(self, address: str, port: int) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        if not _is_numeric(address):
+            return await loop.create_server(self._enter, address, port, backlog=_BACKLOG, reuse_address=True)
+        # The event loop would start threads to look up even what is no name. As long as a process has one thread, its
+        # locks and its look-ups of descriptors are cheaper.
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket.create_server((address, port), family=family, backlog=_BACKLOG)
+        return await loop.create_server(self._enter, sock=sock, backlog=_BACKLOG)
 
     def close(self) -> None:
         """Stop accepting; connections stay."""
@@ -127,6 +139,19 @@ class Listener:
         return connection
 
 
+def reason(error: OSError) -> str:
+    """What the system says, without what the event loop says of itself around it."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+
+
+def _is_numeric(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_foreign(peer: object) -> bool:
     if not isinstance(peer, tuple):
         return False
@@ -139,9 +164,14 @@ def _is_foreign(peer: object) -> bool:
 
 
 def _remove_stale_socket(path: str) -> None:
-    # A socket file left by a crash is removed; one that somebody answers on, or another kind of file, is not ours.
-    if not os.path.exists(path):
+    # A socket left by a crash is removed; one that somebody answers on, or another kind of file, is not ours.
+    try:
+        kind = os.stat(path).st_mode
+    except FileNotFoundError:
         return
+    if not stat.S_ISSOCK(kind):
+        # Connecting would not tell: it is refused by any file.
+        raise OSError(errno.EEXIST, f"cannot listen on {path}: it exists and is no socket")
     probe = socket.socket(socket.AF_UNIX)
     try:
         probe.settimeout(0.5)
@@ -151,6 +181,6 @@ def _remove_stale_socket(path: str) -> None:
     except OSError as error:
         raise OSError(error.errno, f"{path} exists and is not a socket of ours: {error.strerror}") from error
     else:
-        raise OSError(98, f"{path} is in use by another process")
+        raise OSError(errno.EADDRINUSE, f"{path} is in use by another process")
     finally:
         probe.close()

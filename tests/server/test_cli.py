@@ -287,6 +287,20 @@ def journal(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.mark.parametrize("words", [("sql", "FILE"), ("check", "FILE"), ("journal", "inspect", "DIR"), ("version",)])
+def test_output_whose_reader_has_gone_is_no_crash(
+    file: Path, journal: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {"FILE": str(file), "DIR": str(journal)}
+    # Line by line, as a long output would be; and all of it at the end.
+    for buffering, code in ((1, cli.READER_GONE), (1 << 16, cli.CLEAN)):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with open(writing, "w", buffering, encoding="utf-8") as output:
+            monkeypatch.setattr(sys, "stdout", output)
+            assert cli.main([places.get(word, word) for word in words]) == code
+
+
 def damage(journal: Path) -> Path:
     segment = min(journal.glob("journal-n1-0*.log"))
     content = bytearray(segment.read_bytes())

@@ -476,6 +476,23 @@ def test_sqlite_parameters_are_refused() -> None:
     assert "takes no parameters" in refusal('[stores.main]\nurl = "sqlite:///x.db?mode=ro"')
 
 
+@pytest.mark.parametrize("url", ["postgresql://app:pw@db", "postgres://app@db:5432/", "postgresql:///?host=/run/pg"])
+def test_postgresql_without_a_database_is_refused(url: str) -> None:
+    told = refusal(f'[stores.main]\nurl = "{url}"')
+    assert told.startswith("f.toml: stores.main.url: names no database; it is written postgresql://")
+
+
+def test_password_with_a_slash_and_an_at_sign_is_told_from_a_host() -> None:
+    told = refusal('[stores.main]\nurl = "postgresql://app:pa@ss/word@db/shop"')
+    assert told.endswith("characters such as @ : / in a password are written %40 %3A %2F")
+    assert "word" not in told.replace("password", "")
+
+
+@pytest.mark.parametrize("url", ["postgresql:///?dbname=shop&host=/run/pg", "postgresql://app:p%40%2Fw@db:5432/shop"])
+def test_other_spellings_of_a_database_are_taken(url: str) -> None:
+    assert parse_config(f'[stores.main]\nurl = "{url}"', {}, "f.toml").stores["main"].url == url
+
+
 def test_store_without_url_is_refused() -> None:
     assert refusal("[stores.main]\npool = 3").startswith("f.toml: stores.main.url: is required")
 

@@ -113,3 +113,9 @@ async def test_error_replies_are_counted_by_code(client: redis.asyncio.Redis) ->
     stats = await client.info("errorstats")
     assert stats["errorstat_ERR"] == {"count": 2}
     assert stats["errorstat_WRONGTYPE"] == {"count": 1}
+    # Those inside of a transaction are replies, too.
+    for words in (("MULTI",), ("INCR", "a"), ("HGET", "a", "f"), ("GET", "a"), ("EXEC",)):
+        await client.execute_command(*words)
+    stats = await client.info("errorstats")
+    assert stats["errorstat_ERR"] == {"count": 3}
+    assert stats["errorstat_WRONGTYPE"] == {"count": 2}

@@ -15,6 +15,7 @@ import pytest
 from protocol.decoder import PENDING, ReplyDecoder, pack_command
 from protocol.limits import OUTPUT_HARD_NORMAL, OUTPUT_HIGH_WATER, OUTPUT_SOFT_NORMAL, OUTPUT_SOFT_SECONDS
 from server.app import Node
+from server.commands.spec import COMMANDS
 from server.net.connection import Connection
 from tests.support.forebay import ForebayProcess
 from tests.support.node import running_node
@@ -369,7 +370,10 @@ async def test_commands_wait_while_the_peer_does_not_read_and_their_input_is_bou
         assert not transport.written
         assert node.keyspace.database(0).held(b"n") is None
         connection.resume_writing()
-        assert transport.reading
+        while not transport.reading:
+            # So much input is run in turns.
+            assert connection.waits
+            await asyncio.sleep(0)
         decoder = ReplyDecoder()
         for piece in transport.written:
             decoder.feed(piece)
@@ -401,3 +405,38 @@ async def test_pause_within_a_batch_stops_before_the_next_batch() -> None:
         assert turns >= 30
         assert b"".join(transport.written) == LARGE_REPLY * 100
         connection.connection_lost(None)
+
+
+async def test_long_read_of_one_client_is_run_in_turns_with_others_in_between_and_answered_in_order() -> None:
+    async with running_node("") as node:
+        connection, transport = _connected(node)
+        read = b""
+        numbers = 0
+        while len(read) < 250 << 10:
+            members = [word for at in range(100) for word in (str(at), f"{numbers:06}:{at:02}")]
+            read += pack_command("ZADD", "z", *members) + pack_command("ECHO", f"{numbers:06}")
+            numbers += 1
+        connection.data_received(read)
+        entry = node.keyspace.database(0).peek(b"z")
+        assert entry is not None
+        # Others get their turn now; an ordinary read that comes meanwhile stays behind what came before it.
+        assert connection.waits and len(entry.value) < 100 * numbers
+        connection.data_received(pack_command("PING"))
+        await until(lambda: not connection.waits, "the end of the last turn")
+        expected = b"".join(b":100\r\n$6\r\n%06d\r\n" % number for number in range(numbers)) + b"+PONG\r\n"
+        assert b"".join(transport.written) == expected
+        assert len(entry.value) == 100 * numbers
+        connection.connection_lost(None)
+
+
+async def test_client_that_goes_away_between_two_turns_of_its_long_read_takes_the_rest_with_it() -> None:
+    async with running_node("") as node:
+        connection, _ = _connected(node)
+        before = COMMANDS["sadd"].calls
+        connection.data_received(b"".join(pack_command("SADD", "s", *map(str, range(100))) for _ in range(600)))
+        assert connection.waits and before < COMMANDS["sadd"].calls < before + 600
+        connection.connection_lost(None)
+        done = COMMANDS["sadd"].calls
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert COMMANDS["sadd"].calls == done

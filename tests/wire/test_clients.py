@@ -394,6 +394,17 @@ def test_unix_socket_left_by_a_crash_is_replaced_and_one_in_use_is_not(tmp_path:
             assert second.log
 
 
+def test_file_that_is_no_socket_is_left_alone_in_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    server = ForebayProcess(f'[server]\nunix_socket = "{path}"\n')
+    with pytest.raises(RuntimeError, match=r"notes\.txt: it exists and is no socket"):
+        server.start()
+    assert server.process is not None
+    assert server.process.returncode == 2
+    assert path.read_text() == "mine"
+
+
 # -- the connection's own commands ------------------------------------------------------------------------------------
 
 
@@ -466,6 +477,19 @@ def test_multi_exec_and_discard(raw: RawClient) -> None:
     assert raw.call("GET", "k") == b"2"
     assert str(raw.call("DISCARD")) == "ERR DISCARD without MULTI"
     assert str(raw.call("EXEC")) == "ERR EXEC without MULTI"
+
+
+def test_exec_that_is_refused_ends_the_transaction_all_the_same(raw: RawClient) -> None:
+    assert raw.call("WATCH", "k") == b"OK"
+    assert raw.call("MULTI") == b"OK"
+    assert raw.call("SET", "k", "1") == b"QUEUED"
+    refused = "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command"
+    assert str(raw.call("EXEC", "now")) == refused
+    assert raw.call("GET", "k") is None
+    assert raw.call("MULTI") == b"OK"
+    assert raw.call("EXEC") == []
+    # As Redis has it, outside of a transaction as well.
+    assert str(raw.call("EXEC", "now")) == refused
 
 
 @pytest.mark.parametrize("bad", [("NOSUCH",), ("GET",), ("GET", "a", "b"), ("CLIENT",), ("SHUTDOWN",)])

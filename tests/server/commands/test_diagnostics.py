@@ -70,6 +70,41 @@ async def test_quick_commands_are_timed_only_below_a_millisecond(client: redis.a
     assert timed("get")
 
 
+async def test_writes_under_rules_are_timed_while_all_commands_are() -> None:
+    rules = "".join(
+        f'[prefix."{write}:"]\nstore = "main"\nread = "read-through"\nwrite = "write-{write}"\n'
+        for write in ("behind", "through")
+    )
+    async with (
+        running_node(f'[server]\nport = 0\n[stores.main]\nurl = "memory://"\n{rules}') as node,
+        client_of(node, protocol=2) as client,
+    ):
+
+        async def write_all() -> None:
+            for head in ("behind", "through"):
+                await client.set(f"{head}:1", "v")
+                await client.pipeline(transaction=False).set(f"{head}:2", "v").set(f"{head}:3", "v").execute()
+                await client.execute_command("SETEX", f"{head}:4", 60, "v")
+                await client.delete(f"{head}:1")
+
+        async def calls() -> dict[bytes, int]:
+            told = await client.execute_command("LATENCY", "HISTOGRAM", "SET", "SETEX", "DEL")
+            return {name: counts[1] for name, counts in zip(told[::2], told[1::2], strict=True)}
+
+        await client.config_set("latency-tracking", "yes")
+        await write_all()
+        assert await calls() == {b"set": 6, b"setex": 2, b"del": 2}
+        await client.config_set("latency-tracking", "no")
+        await client.config_set("slowlog-log-slower-than", 0)
+        await write_all()
+        shown = [entry["command"] for entry in await client.slowlog_get(20)]
+        assert shown.count(b"SET behind:2 v") == shown.count(b"DEL through:1") == 1
+        await client.config_set("slowlog-log-slower-than", 1000)
+        await client.slowlog_reset()
+        await write_all()
+        assert await client.slowlog_len() == 0
+
+
 async def test_handlers_are_plain_again_when_the_server_has_stopped() -> None:
     async with running_node("") as node, client_of(node) as client:
         await client.config_set("slowlog-log-slower-than", 0)
