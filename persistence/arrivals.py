@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from persistence.change import NEVER
 from persistence.flights import Flight
@@ -13,16 +12,11 @@ from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import Loaded
 from persistence.seams import Clock, Memory, Random
 
-# Lifetimes that the rows of one statement may get.
-_LIFETIMES: Final = 16
-# Multiples of the golden ratio, modulo 1, fall evenly into an interval.
-_GOLDEN: Final = 0.6180339887498949
-
 
 class Arrivals:
     """The loader's Installer: puts what was loaded into memory, with a lease."""
 
-    __slots__ = ("_clock", "_is_uncertain", "_lifetimes", "_may_doubt", "_memory", "_phase", "_random")
+    __slots__ = ("_clock", "_is_uncertain", "_lifetimes", "_may_doubt", "_memory", "_random")
 
     def __init__(
         self,
@@ -37,8 +31,6 @@ class Arrivals:
         self._clock = clock
         self._random = random
         self._lifetimes = lifetimes
-        # Where in the span the last statement's first lifetime lay, 0 ≤ x < 1.
-        self._phase = random.random()
         # May there be uncertain ones among these keys of a prefix? Is this one: may its row be about to change, or
         # lacks it a change of ours?
         self._may_doubt = may_doubt
@@ -98,33 +90,11 @@ class Arrivals:
             values = [value for value in values if value is not None]
             if not keys:
                 return True
-        models, soft_ms = self._models(prefix, len(keys), cost_ms)
+        models, soft_ms = self._lifetimes.models(prefix, len(keys), cost_ms, self._clock.now_ms())
         for place in self._memory.admit_together(mapping.kind, keys, values, models, soft_ms):
             lease = models[0].again()
             self._renew(keys[place], mapping.kind, values[place], lease, lease.until_ms, False)
         return True
-
-    def _models(self, prefix: ManagedPrefix, keys: int, cost_ms: float) -> tuple[list[Lease], list[int]]:
-        # A few leases for what was loaded at once, each with a lifetime of its own, and when a read of their copies has
-        # to ask first. (A lifetime for each key would be more than it takes to spread what comes next.) Few lifetimes
-        # that chance alone chose would leave gaps and heaps: so they lie equally far apart, and those of the next
-        # statement between them; the first ones, of which more use is made, lie elsewhere each time.
-        now = self._clock.now_ms()
-        rule = prefix.rule
-        ends = rule.ttl_s > 0
-        shortest_ms, span_ms = self._lifetimes.spread_ms(rule)
-        models: list[Lease] = []
-        soft_ms: list[int] = []
-        count = min(keys, _LIFETIMES) if ends and span_ms else 1
-        self._phase = (self._phase + _GOLDEN) % 1.0
-        for number in range(count):
-            ttl_ms = int(shortest_ms + span_ms * ((self._phase + number / count) % 1.0))
-            if ends and ttl_ms < 1:
-                ttl_ms = 1
-            lease = Lease(prefix, now, cost_ms, ttl_ms, now + ttl_ms if ends else NEVER)
-            models.append(lease)
-            soft_ms.append(self._lifetimes.first_look_ms(lease, lease.until_ms, now))
-        return models, soft_ms
 
     def _describe(self, lease: Lease, target: Target, result: Loaded, offset_ms: int) -> int:
         # Tags, and the deadline: a generic row has its own.

@@ -1,7 +1,8 @@
 """Discard: unsaved changes are given up, and memory follows the database again (CACHE.DISCARD).
 
-The queue forgets at once; memory follows in slices, so that giving up a long backlog keeps nobody waiting. A key that
-is written between the two has a newer sequence and is left alone.
+The queue forgets at once; memory and the journal follow in slices, so that giving up a long backlog keeps nobody
+waiting. A key that is written between the two has a newer sequence and is left alone; and nothing is computed from a
+copy that has been given up (`Engine.missing`), because what came of it would be kept as if the row were so.
 
 What flies cannot be called back. Until it has landed nobody knows which value the row has, so its key counts as being
 written: loads of it are answered and not kept.
@@ -37,24 +38,30 @@ class Discard:
         engine = self._engine
         if prefix.rule.write != WRITE_BEHIND:
             return 0
+        queue = engine.queue_of(prefix)
         # The queue tells its journal before it forgets anything.
-        given_up = engine.queue_of(prefix).discard(prefix, self._landed)
-        for pending in given_up:
+        apart, waited = queue.discard(prefix, self._landed)
+        for pending in apart:
             if pending.on_over is not None:
                 engine.loader.begin_write(pending.target.key)
-        for number, pending in enumerate(given_up, 1):
-            self._drop(pending)
-            if number % _SLICE == 0:
-                await engine.clock.sleep(0)
-        return len(given_up)
+        count = len(apart) + len(waited)
+        for pending in apart:
+            self._drop(pending.target.key, pending.seq)
+        for number in waited.chunks():
+            for place, (key, seq) in enumerate(waited.strip(number)):
+                if place % _SLICE == 0:
+                    await engine.clock.sleep(0)
+                self._drop(key, seq)
+        await queue.log.let_go(prefix.rule.name)
+        return count
 
-    def _drop(self, pending: Pending) -> None:
+    def _drop(self, key: bytes, seq: int) -> None:
+        # The copy, if it is of that change or an older one.
         engine = self._engine
-        key = pending.target.key
         engine.loader.fence(key)
         entry = engine.memory.held(key)
         lease = entry.lease if entry is not None else None
-        if lease is not None and 0 < lease.dirty_seq <= pending.seq:
+        if lease is not None and 0 < lease.dirty_seq <= seq:
             lease.dirty_seq = 0
             engine.memory.drop(key)
         engine.memory.touch_watchers(key)

@@ -15,7 +15,7 @@ keys again at once would be harmless by itself, because every op is absolute, bu
     3. the flush of v1 commits
 
 A Pending keeps the time of the *first* unsaved change, so a key that is written all the time is still saved every
-`write_delay`. All keys that are due go in one transaction. A refused transaction is bisected until the bad row stands
+`write_delay`. What is due goes in one transaction (due.py). A refused transaction is bisected until the bad row stands
 alone; the rest commits. A row that was refused is tried again by itself, so that it never holds up its neighbours, and
 after `retry_limit` attempts it becomes a dead letter.
 """
@@ -30,6 +30,7 @@ from typing import Final
 
 from persistence.breaker import Breaker
 from persistence.change import NEVER
+from persistence.due import take_due
 from persistence.errors import (
     JournalError,
     MappingRejected,
@@ -53,9 +54,6 @@ logger = logging.getLogger("forebay.write_behind")
 # First pause after the store could not be reached. Short, because one flush at a time hurts nobody, and a database that
 # is back should be used at once.
 BACKOFF_FIRST_S: Final = 0.05
-# Statements of one prefix in one transaction: what a transaction costs by itself (announcing it, COMMIT) is divided by
-# that many times `write_batch` rows.
-STATEMENTS: Final = 2
 # Rows that are made ready, or noted as saved, before clients get a turn: some milliseconds.
 _SLICE: Final = 250
 # How long the queue sleeps when nothing is due: whoever adds something wakes it.
@@ -270,8 +268,15 @@ class Flusher:
 
     def _take(self, now: int) -> tuple[list[Pending], int]:
         # What is due, moved to flying; and when the next one will be.
-        batch: list[Pending] = []
-        next_ms = NEVER
+        next_ms = self._take_back(now)
+        suspect, alone_ms = self._take_suspect(now)
+        if suspect is not None:
+            return [suspect], now
+        batch, later_ms = take_due(self._unsaved, now, self._force_until_seq)
+        return batch, min(next_ms, alone_ms, later_ms)
+
+    def _take_back(self, now: int) -> int:
+        # What can have landed no more is sent again; when the next one is.
         while self._doubtful and self._doubtful[0].stamp is None and self._doubtful[0].until_ms <= now:
             landed_or_not = self._doubtful.popleft().pendings
             for pending in landed_or_not:
@@ -279,44 +284,30 @@ class Flusher:
                     # No longer certain.
                     pending.change.existed = None
             self._outcomes.returned(landed_or_not)
-        if self._doubtful:
-            next_ms = self._doubtful[0].until_ms
+        return self._doubtful[0].until_ms if self._doubtful else NEVER
+
+    def _take_suspect(self, now: int) -> tuple[Pending | None, int]:
         # A row that was refused goes alone, and not twice in a row: waiting for its lock may take long.
         self._alone_last = not self._alone_last
+        next_ms = NEVER
         for key, pending in list(self._unsaved.suspects.items()):
             if key in self._unsaved.flying:
                 continue
-            # (Hurrying is no help against somebody else's lock, which counts no attempts.)
-            forced = pending.attempts > 0 and pending.first_seq <= self._force_until_seq
-            if pending.not_before_ms <= now or forced:
+            if pending.not_before_ms <= now or self._is_forced(pending):
                 if not self._alone_last:
-                    next_ms = now
-                    break
+                    return None, now
                 del self._unsaved.suspects[key]
                 self._unsaved.flying[key] = pending
-                return [pending], now
+                return pending, now
             next_ms = min(next_ms, pending.not_before_ms)
-        else:
-            self._alone_last = False
-        for prefix, backlog in self._unsaved.backlogs.items():
-            queue = backlog.pendings
-            if not queue:
-                continue
-            if prefix.stopped and next(iter(queue.values())).not_before_ms > now:
-                next_ms = min(next_ms, next(iter(queue.values())).not_before_ms)
-                continue
-            delay_ms = int(prefix.rule.write_delay_s * 1000)
-            most = prefix.rule.write_batch * STATEMENTS
-            # Waiting longer would save statements, and soon cost clients their time.
-            full = backlog.bytes * 2 > prefix.rule.max_dirty
-            until_ms = NEVER if full else now - delay_ms
-            due, later_ms = queue.take(most, until_ms, self._force_until_seq, self._unsaved.flying)
-            if later_ms != NEVER:
-                next_ms = min(next_ms, later_ms + delay_ms)
-            batch += due
-            if len(due) == most and queue:
-                next_ms = now
-        return batch, next_ms
+        self._alone_last = False
+        return None, next_ms
+
+    def _is_forced(self, pending: Pending) -> bool:
+        # Hurrying is no help against somebody else's lock, which counts no attempts; nor for a row that would be a dead
+        # letter if there were room for one, because the store would refuse it as fast as it is asked.
+        is_new = 0 < pending.attempts < pending.target.prefix.rule.retry_limit
+        return is_new and pending.first_seq <= self._force_until_seq
 
     # -- sending ------------------------------------------------------------------------------------------------------
 

@@ -413,6 +413,8 @@ class Follower:
         self._followed: list[_Followed] = []
         # What the last look at the database found missing, as sentences.
         self.problems: list[str] = []
+        # Is it being opened? Then whoever does that tells of the problems, and nobody is served with them.
+        self._opening = False
         # Keys that a foreign change met while they were being written or unsaved: dropped again when that is over.
         self._later: dict[bytes, ManagedPrefix] = {}
         self._pause_s = 0.0
@@ -449,10 +451,14 @@ class Follower:
         A store that cannot be reached is no problem of the configuration: `run` goes on trying.
         """
         if self._wanted():
+            self._opening = True
             try:
                 await self._connect()
             except StoreError as error:
-                self._lost(error)
+                if not self.problems:
+                    self._lost(error)
+            finally:
+                self._opening = False
         return self.problems
 
     async def run(self) -> None:
@@ -509,7 +515,9 @@ class Follower:
             raise
         self._feed = feed
         self._pause_s = 0.0
-        log.info("store %s: following %d prefixes", self._store.name, len(self._followed))
+        if not (self._opening and self.problems):
+            count = len(self._followed)
+            log.info("store %s: following %d prefix%s", self._store.name, count, "" if count == 1 else "es")
 
     async def _follow(self, feed: Listening) -> None:
         while True:
@@ -581,7 +589,7 @@ class Follower:
 
     def _complain(self, problems: list[str]) -> None:
         for problem in problems:
-            if problem not in self.problems:
+            if problem not in self.problems and not self._opening:
                 log.error("%s; until then only the TTL bounds the age of what is cached", problem)
         self.problems = problems
 

@@ -35,7 +35,7 @@ from persistence.change import NEVER, Change
 from persistence.clock import Clock
 from persistence.dead_letters import DeadLetter
 from persistence.errors import JournalError, JournalFailed, JournalFull
-from persistence.journal_ledger import Ledger
+from persistence.journal_ledger import SHARDS, Ledger
 from persistence.journal_options import ALWAYS, EVERYSEC, JournalOptions, JournalStats, Runner
 from persistence.journal_records import (
     BATCH,
@@ -57,6 +57,8 @@ from persistence.journal_writer import Group, SyncJob, Tidying, TidyJob, Work, W
 
 log = logging.getLogger("forebay.journal")
 
+# Keys that are let go before others get a turn: about a millisecond.
+_SLICE: Final = 500
 # Records that fill a frame; more of one loop tick begin another one.
 _GROUP_BYTES: Final = 4 << 20
 # A group up to this size is written by the loop: a third of a millisecond at most. A larger one is the thread's.
@@ -271,11 +273,19 @@ class Journal:
         return seq
 
     def discard(self, prefix: str, seq: int) -> int:
-        """Record that every change of a prefix up to a sequence is given up (CACHE.DISCARD)."""
+        """Record that every change of a prefix up to a sequence is given up (CACHE.DISCARD). O(1): until `let_go` they
+        go on holding their segments."""
         self._ledger.give_up(prefix, seq)
-        noted = self._note(pack((GIVEN_UP, prefix, seq)))
+        return self._note(pack((GIVEN_UP, prefix, seq)))
+
+    async def let_go(self, prefix: str) -> None:
+        """Keep no more what has been given up of a prefix. O(its unsaved keys), in slices."""
+        for shard in range(SHARDS):
+            items = self._ledger.given_up(prefix, shard)
+            for start in range(0, len(items), _SLICE):
+                self._ledger.settle(items[start : start + _SLICE])
+                await asyncio.sleep(0)
         self._consider_trim()
-        return noted
 
     # -- dead letters -------------------------------------------------------------------------------------------------
 

@@ -21,8 +21,9 @@ from persistence.journal_text import TextForm
 
 # Groups that nobody needs and that the heap may hold before it is built anew, at least.
 _STALE_LEAST: Final = 4096
-# Keys of a prefix are in so many dictionaries, less one: a million make sixteen thousand in each.
-_SHARD_MASK: Final = 63
+# Keys of a prefix are in so many dictionaries: a million make sixteen thousand in each.
+SHARDS: Final = 64
+_SHARD_MASK: Final = SHARDS - 1
 
 # Newest sequence, Unix milliseconds of the oldest unsaved change, group.
 Plain = tuple[int, int, int]
@@ -48,15 +49,25 @@ class Unsaved:
         self.flying = 0
         self.next_first = 0
 
+    def forget(self, now_ms: int, existed: bool | None) -> None:
+        """What was recorded so far is void, and something new comes."""
+        self.first_ms = now_ms
+        self.existed = existed
+        self.deleted = False
+        self.flying = 0
+        self.next_first = 0
+
 
 class PrefixRecords:
     """The unsaved keys of one prefix, and the form of its texts' records."""
 
-    __slots__ = ("form", "shards")
+    __slots__ = ("form", "given_up_seq", "shards")
 
     def __init__(self, prefix: str) -> None:
         self.shards: list[dict[bytes, Unsaved | Plain]] = [{} for _ in range(_SHARD_MASK + 1)]
         self.form = TextForm(prefix)
+        # Up to here nothing is to be saved, although it may still be among them.
+        self.given_up_seq = 0
 
 
 class Ledger:
@@ -129,6 +140,8 @@ class Ledger:
             return pack_change(prefix, change, partial, existed, now_ms, wall_offset_ms)
         if isinstance(entry, tuple):
             entry = keys[change.key] = Unsaved(entry[0], entry[2], entry[1], None, False)
+        elif entry.last <= records.given_up_seq:
+            entry.forget(now_ms, existed)
         entry.last = seq
         if entry.flying and not entry.next_first:
             # What flies will have been written when this one is sent.
@@ -168,6 +181,8 @@ class Ledger:
                 self._here += 1
             keys[key] = (seq, first_ms, self._group)
             return pack((WHOLE, prefix, key, None, first_ms, None, STRING, value))
+        if known.last <= records.given_up_seq:
+            known.forget(now_ms, None)
         self._overwrite(known, seq, now_ms)
         return pack((WHOLE, prefix, key, known.existed, known.first_ms, None, STRING, value))
 
@@ -206,6 +221,8 @@ class Ledger:
                     moved += 1
                 shard[key] = (seq, first_ms, group)
             else:
+                if known.last <= records.given_up_seq:
+                    known.forget(now_ms, None)
                 self._overwrite(known, seq, now_ms)
                 record = pack((WHOLE, prefix, key, known.existed, known.first_ms, None, STRING, value))
                 parts.append(record)
@@ -329,17 +346,25 @@ class Ledger:
                 self._move(entry)
 
     def give_up(self, prefix: str, seq: int) -> None:
-        """Everything of a prefix up to a sequence is void."""
+        """Everything of a prefix up to a sequence is void. O(1): it is counted until it is settled (`given_up`)."""
         records = self._prefixes.get(prefix)
-        for keys in records.shards if records is not None else ():
-            items: list[Item] = []
-            for key, entry in keys.items():
-                if isinstance(entry, tuple):
-                    if entry[0] <= seq:
-                        items.append((prefix, key, entry[0]))
-                elif entry.first <= seq:
-                    items.append((prefix, key, min(seq, entry.last)))
-            self.settle(items)
+        if records is not None:
+            records.given_up_seq = seq
+
+    def given_up(self, prefix: str, shard: int) -> list[Item]:
+        """What of one of a prefix's SHARDS has been given up, to be settled. O(keys in it)."""
+        records = self._prefixes.get(prefix)
+        if records is None:
+            return []
+        seq = records.given_up_seq
+        items: list[Item] = []
+        for key, entry in records.shards[shard].items():
+            if isinstance(entry, tuple):
+                if entry[0] <= seq:
+                    items.append((prefix, key, entry[0]))
+            elif entry.first <= seq:
+                items.append((prefix, key, min(seq, entry.last)))
+        return items
 
     def floor(self, otherwise: int) -> int:
         """The first sequence of the oldest group of which something is needed; `otherwise` when nothing is. Amortized

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -18,6 +19,8 @@ MORE_WAITING: Final = 2
 # … or when the first takes so many times longer than usual, and this long at least.
 SLOWER_THAN_USUAL: Final = 2.0
 SLOW_S: Final = 0.002
+# More keys than ever wait.
+_NO_NUMBER: Final = sys.maxsize
 # Weight of the newest statement in what is usual.
 _NEWEST: Final = 0.2
 
@@ -50,6 +53,7 @@ class Lane:
         "convoy_keys",
         "convoys",
         "convoys_first",
+        "enough",
         "flying",
         "gathering",
         "is_late",
@@ -76,20 +80,30 @@ class Lane:
         self.keys_flying = 0
         self.launches = 0
         self.is_late = False
+        # So many keys have to wait for a statement to be sent: what the four above say in one number.
+        self.enough = 1
         # How long statements take, a moving average; 0: none has been answered.
         self.usual_s = 0.0
 
     def may_send(self) -> bool:
         """May a statement be sent now for what has gathered?"""
-        waiting = len(self.gathering) + self.convoy_keys
-        if not waiting or not self.flying:
-            return waiting > 0
-        if len(self.flying) >= STATEMENTS_IN_FLIGHT:
-            return False
-        keys = self.keys_flying
-        if keys <= FEW_KEYS or waiting >= min(MORE_WAITING * keys, self.prefix.rule.load_batch):
-            return True
-        return self.is_late
+        return len(self.gathering) + self.convoy_keys >= self.enough
+
+    def _reckon(self) -> None:
+        # What flies has changed: how many are enough?
+        if not self.flying:
+            self.enough = 1
+        elif len(self.flying) >= STATEMENTS_IN_FLIGHT:
+            self.enough = _NO_NUMBER
+        elif self.keys_flying <= FEW_KEYS or self.is_late:
+            self.enough = 1
+        else:
+            self.enough = min(MORE_WAITING * self.keys_flying, self.prefix.rule.load_batch)
+
+    def grow_late(self) -> None:
+        """The last statement takes longer than usual."""
+        self.is_late = True
+        self._reckon()
 
     def take(self) -> LoadBatch:
         """What the next statement asks for; it flies from now on."""
@@ -111,6 +125,7 @@ class Lane:
         self.is_late = False
         self.flying.append(batch)
         self.keys_flying += batch.size
+        self._reckon()
         return batch
 
     def _take_convoys(self, batch: LoadBatch) -> None:
@@ -131,6 +146,7 @@ class Lane:
         """The statement is over."""
         self.flying.remove(batch)
         self.keys_flying -= batch.size
+        self._reckon()
 
     def waiting(self) -> Iterator[ParkedLoad]:
         """Those who are parked, once for each load that they wait for."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from persistence.change import NEVER, STRING
+from persistence.change import NEVER
 from persistence.lease import Lease
 from persistence.managed import ManagedPrefix
 from persistence.mapping import Loaded
@@ -25,32 +25,23 @@ from persistence.seams import Clock, Held, Memory, Random
 # one), because the next read must not hammer a sick store.
 BACKOFF_FIRST_MS: Final = 500.0
 BACKOFF_LONGEST_MS: Final = 60_000
-
-
-def may_renew(entry: Held, lease: Lease, prefix: ManagedPrefix) -> bool:
-    """May a string that is overwritten keep its lease for another term (`Lease.renew`), as if it were a new one?
-
-    The lease's length has its jitter already; and it ends later than before, so that the expiry wheel need not hear of
-    it. Not where more than one number depends on its time, and not if a command has given the copy another end.
-    """
-    return (
-        lease.prefix is prefix
-        and entry.kind == STRING
-        and entry.deadline_ms == (NEVER if prefix.rule.generic else lease.until_ms)
-        and not (prefix.ages or lease.lapsed or lease.retry_ms)
-        and (lease.loaded_ms + lease.ttl_ms == lease.until_ms or not lease.ttl_ms)
-    )
+# Lifetimes that keys may get that come at once.
+_MODELS: Final = 16
+# Multiples of the golden ratio, modulo 1, fall evenly into an interval.
+_GOLDEN: Final = 0.6180339887498949
 
 
 class Lifetimes:
     """Gives leases to entries and reads the clock for them."""
 
-    __slots__ = ("_clock", "_memory", "_random")
+    __slots__ = ("_clock", "_memory", "_phase", "_random")
 
     def __init__(self, memory: Memory, clock: Clock, random: Random) -> None:
         self._memory = memory
         self._clock = clock
         self._random = random
+        # Where in the span the first lifetime lay of the keys that last came together, 0 ≤ x < 1.
+        self._phase = random.random()
 
     def ttl_ms(self, rule: PrefixRule) -> int:
         """A rule's default lifetime, spread by the jitter so that keys loaded together do not expire together."""
@@ -66,6 +57,29 @@ class Lifetimes:
         whoever draws many."""
         ttl_ms = rule.ttl_s * 1000
         return ttl_ms * (1 - rule.ttl_jitter), ttl_ms * 2 * rule.ttl_jitter
+
+    def models(self, prefix: ManagedPrefix, keys: int, cost_ms: float, now: int) -> tuple[list[Lease], list[int]]:
+        """A few leases for keys that come at once, each with a lifetime of its own, and when a read of their copies has
+        to ask first. (A lifetime for each key would be more than it takes to spread what comes next.)
+
+        Few lifetimes that chance alone chose would leave gaps and heaps: so they lie equally far apart, and those of
+        the next time between them; the first ones, of which more use is made, lie elsewhere each time.
+        """
+        rule = prefix.rule
+        ends = rule.ttl_s > 0
+        shortest_ms, span_ms = self.spread_ms(rule)
+        models: list[Lease] = []
+        soft_ms: list[int] = []
+        count = min(keys, _MODELS) if ends and span_ms else 1
+        self._phase = (self._phase + _GOLDEN) % 1.0
+        for number in range(count):
+            ttl_ms = int(shortest_ms + span_ms * ((self._phase + number / count) % 1.0))
+            if ends and ttl_ms < 1:
+                ttl_ms = 1
+            lease = Lease(prefix, now, cost_ms, ttl_ms, now + ttl_ms if ends else NEVER)
+            models.append(lease)
+            soft_ms.append(self.first_look_ms(lease, lease.until_ms, now))
+        return models, soft_ms
 
     def seen_deadline(self, prefix: ManagedPrefix, loaded: Loaded, now: int) -> int:
         """The deadline that a command sees on a value that was loaded for it and not cached."""

@@ -84,14 +84,6 @@ class Line:
             del self[key]
         return pending
 
-    def clear(self) -> None:
-        """Nothing waits any more."""
-        for shard in self.shards:
-            shard.clear()
-        self._chunks.clear()
-        self._mixed.clear()
-        self.count = 0
-
     def _written_out(self, key: bytes, text: Text) -> Pending:
         pending = self.shards[hash(key) & SHARD_MASK][key] = self._made(key, text)
         return pending
@@ -121,36 +113,53 @@ class Line:
         self._newest = first_seq
         self.count += count
 
-    def take(self, most: int, until_ms: int, until_seq: int, flying: dict[bytes, Pending]) -> tuple[list[Pending], int]:
-        """Move the oldest to those that fly, at most so many and none that flies already, as long as their first change
-        was made by that time or has at most that sequence: they, and the time of the first that stays for that reason,
-        or NEVER. O(what is taken + what flies)."""
-        taken: list[Pending] = []
+    def due(self, most: int, until_ms: int, until_seq: int, flying: dict[bytes, Pending]) -> tuple[list[int], int]:
+        """The ages of the oldest, at most so many and none that flies already, as long as their first change was made
+        by that time or has at most that sequence; and the time of the first that is too young, or NEVER. O(what is due
+        + what flies)."""
+        ages: list[int] = []
         for number in sorted(self._chunks):
-            chunk = self._ordered(number)
-            gone: list[int] = []
-            later_ms = NEVER
-            for first_seq, key in chunk.items():
-                if len(taken) == most:
-                    break
+            for first_seq, key in self._ordered(number).items():
+                if len(ages) == most:
+                    return ages, NEVER
                 if key in flying:
                     # Due when that has landed.
                     continue
-                shard = self.shards[hash(key) & SHARD_MASK]
-                known = shard[key]
+                known = self.shards[hash(key) & SHARD_MASK][key]
                 first_ms = known[3] if isinstance(known, tuple) else known.first_ms
                 if first_ms > until_ms and first_seq > until_seq:
-                    later_ms = first_ms
-                    break
-                pending = self._made(key, known) if isinstance(known, tuple) else known
-                del shard[key]
-                flying[key] = pending
-                taken.append(pending)
-                gone.append(first_seq)
-            self._forget(number, chunk, gone)
-            if later_ms != NEVER or len(taken) == most:
-                return taken, later_ms
-        return taken, NEVER
+                    return ages, first_ms
+                ages.append(first_seq)
+        return ages, NEVER
+
+    def take(self, ages: list[int], flying: dict[bytes, Pending]) -> list[Pending]:
+        """Move those of these ages to those that fly."""
+        taken: list[Pending] = []
+        number = -1
+        chunk: dict[int, bytes] = {}
+        for first_seq in ages:
+            if first_seq >> CHUNK_BITS != number:
+                number = first_seq >> CHUNK_BITS
+                chunk = self._chunks[number]
+            key = chunk.pop(first_seq)
+            if not chunk:
+                del self._chunks[number]
+            known = self.shards[hash(key) & SHARD_MASK].pop(key)
+            pending = self._made(key, known) if isinstance(known, tuple) else known
+            flying[key] = pending
+            taken.append(pending)
+        self.count -= len(taken)
+        return taken
+
+    def strip(self, number: int) -> list[tuple[bytes, int]]:
+        """Take a chunk out: its keys, and the sequence of the newest change of each."""
+        gone: list[tuple[bytes, int]] = []
+        for key in self._chunks.pop(number).values():
+            known = self.shards[hash(key) & SHARD_MASK].pop(key)
+            gone.append((key, known[1] if isinstance(known, tuple) else known.seq))
+        self._mixed.discard(number)
+        self.count -= len(gone)
+        return gone
 
     def _ordered(self, number: int) -> dict[int, bytes]:
         chunk = self._chunks[number]
@@ -158,15 +167,6 @@ class Line:
             chunk = self._chunks[number] = dict(sorted(chunk.items()))
             self._mixed.discard(number)
         return chunk
-
-    def _forget(self, number: int, chunk: dict[int, bytes], gone: list[int]) -> None:
-        # So many of a chunk have been taken.
-        self.count -= len(gone)
-        if len(gone) == len(chunk):
-            del self._chunks[number]
-            return
-        for first_seq in gone:
-            del chunk[first_seq]
 
     def values(self) -> Iterator[Pending]:
         """Everything, the oldest first; nothing may be put or taken meanwhile."""

@@ -197,24 +197,28 @@ class Loader:
 
     def park_one(self, parked: ParkedLoad, flight: Flight) -> None:
         """`park` for one key."""
-        lane = self._lane(flight.prefix)
+        prefix = flight.prefix
         other = self._flights.get(flight.key)
         if other is None and self._convoys:
             other = self._apart(flight.key)
         if other is None:
             flight.parked = parked
             self._flights[flight.key] = flight
+            lane = self._lanes.get(prefix)
+            if lane is None:
+                lane = self._lane(prefix)
             lane.gathering.append(flight)
-            counters = flight.prefix.counters
+            counters = prefix.counters
             counters.loads += 1
             counters.misses += 1
-            self._schedule(lane)
+            if not lane.is_scheduled and len(lane.gathering) + lane.convoy_keys >= lane.enough:
+                self._schedule(lane)
         else:
             self._share(other)
             other.park(parked)
             flight = other
         parked.flights = [flight]
-        self._await(parked, 1, flight.prefix.rule.load_timeout_s)
+        self._await(parked, 1, prefix.rule.load_timeout_s)
 
     def park_together(self, parked: ParkedLoad, convoy: Convoy) -> None:
         """`park` for keys that have been found free (`are_free`)."""
@@ -412,7 +416,7 @@ class Loader:
     def _grow_late(self, lane: Lane, launch: int) -> None:
         # That statement of the lane should have been answered by now.
         if lane.launches == launch and lane.flying:
-            lane.is_late = True
+            lane.grow_late()
             self._schedule(lane)
 
     def _launch(self, lane: Lane) -> None:
@@ -550,7 +554,16 @@ class Loader:
         for flight, value in zip(batch, values, strict=True):
             del known[flight.key]
             flight.value = value
-            flight.land(ready)
+            parked = flight.parked
+            if parked is None or flight.waiters is not None or flight.others is not None:
+                flight.land(ready)
+                continue
+            # (The same for the one command that waits for nearly every flight.)
+            flight.done = True
+            flight.parked = None
+            parked.left -= 1
+            if not parked.left:
+                ready.append(parked)
 
     def _scatter(self, batch: LoadBatch, convoy: Convoy) -> None:
         # Its keys are loaded by flights from now on.

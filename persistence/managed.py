@@ -17,6 +17,9 @@ NEGATIVE_BUDGET = 65_536
 
 
 # The counters of one prefix, as CACHE.INFO and the metrics show them. (A compiled class does not know its slots.)
+# Classes of refusals that concern the whole store: no such role, wrong password, no such database.
+_OF_THE_STORE: Final = ("28", "3D")
+
 COUNTERS: Final = (
     "backpressure_ms",
     "coalesced",
@@ -111,6 +114,7 @@ class ManagedPrefix:
         "bytes",
         "counters",
         "generation",
+        "given_up_seq",
         "keys",
         "mapping",
         "negatives",
@@ -146,6 +150,8 @@ class ManagedPrefix:
         self.voided_tags: dict[bytes, int] = {}
         # Key → server milliseconds until which "no such row" holds; oldest first.
         self.negatives: OrderedDict[bytes, int] = OrderedDict()
+        # Unsaved changes up to this sequence were given up, and copies of them are on their way out (discard.py).
+        self.given_up_seq = 0
         # Why the store refuses this mapping altogether; empty when it does not.
         self.stopped = ""
         # A reload has put another rule in its place, or none. What began under it is finished, and leaves no copy: that
@@ -172,7 +178,12 @@ class ManagedPrefix:
                     shape = await store.describe(rule.table)
                 self.mapping = build_mapping(rule, shape, store.dialect)
             except MappingError as error:
-                raise MappingRejected("42000", f"prefix {rule.name!r}: {error}") from error
+                # It begins with the rule's name.
+                raise MappingRejected("42000", f"prefix {error}") from error
+            except MappingRejected as refusal:
+                if refusal.sqlstate[:2] in _OF_THE_STORE:
+                    raise
+                raise MappingRejected(refusal.sqlstate, f"prefix {rule.name}: {refusal.message}") from refusal
             except StoreTimeout as timeout:
                 # At worst a table of ours is there by now, and empty: no client's write has an unknown outcome.
                 raise StoreDown(str(timeout)) from timeout

@@ -74,12 +74,22 @@ def build_mapping(rule: PrefixRule, shape: RelationShape, dialect: str) -> Mappi
     Raises MappingError when it cannot work.
     """
     try:
+        _check_rights(rule, shape)
         if rule.generic:
             return build_generic(rule, shape, dialect)
         builder = _ChildBuilder(rule, shape, dialect) if rule.has_children else _Builder(rule, shape, dialect)
         return builder.build()
     except (CustomError, RelationError, NotOurs) as error:
         raise MappingError(f"{rule.name}: {error}") from None
+
+
+# What could never work. A role that may only change rows, or see some columns, may be meant so.
+def _check_rights(rule: PrefixRule, shape: RelationShape) -> None:
+    table = rule.table or GENERIC_TABLE
+    if rule.loads and not rule.load and "SELECT" in shape.denied:
+        raise MappingError(f"{rule.name}: our role may not read {table}; GRANT SELECT on it")
+    if rule.saves and not rule.upsert and {"INSERT", "UPDATE"}.issubset(shape.denied):
+        raise MappingError(f"{rule.name}: our role may not write {table}; GRANT INSERT, UPDATE, DELETE on it")
 
 
 _MAPPINGS: Final[dict[str, type[Mapping]]] = {"hash": HashMapping, "json": JsonMapping, "column": ColumnMapping}

@@ -108,6 +108,11 @@ class QueueLog:
         if self._journal is not None:
             self._journal.discard(prefix, seq)
 
+    async def let_go(self, prefix: str) -> None:
+        """Keep no more what has been given up of a prefix. O(its unsaved keys), in slices."""
+        if self._journal is not None:
+            await self._journal.let_go(prefix)
+
     def restate(self, item: Item, change: Change, below: int) -> int:
         """Record an unsaved change once more, if a record older than `below` is of it: its new sequence, else 0."""
         return self._journal.restate(item, change, below) if self._journal is not None else 0

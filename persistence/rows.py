@@ -41,3 +41,5 @@ class RelationShape:
     # Has it row triggers that may change what is written? Then only a look at the row tells its values.
     triggers: bool = False
     has_rowid: bool = False
+    # Of SELECT, INSERT and UPDATE, what the role that we connect as may do with no column.
+    denied: tuple[str, ...] = ()

@@ -54,12 +54,10 @@ class Memory(Protocol):
     def put(self, key: bytes, kind: int, value: object, deadline_ms: int, event: bytes) -> Held:
         """A client's write: watchers are told. No event: whoever ran the command tells what it did."""
 
-    def overwrite(self, entry: Held, text: bytes, deadline_ms: int, event: bytes) -> None:
-        """A client's write of a string over a string: `put` that leaves the lease as it is."""
-
     def rewrite(self, key: bytes, text: bytes, prefix: object, is_generic: bool, seq: int) -> Held | None:
-        """`overwrite` by the change with that sequence, with a new term for the lease if it is of that prefix and may
-        stay. None: it may not; then nothing has been done."""
+        """A client's write of a string over a string, by the unsaved change with that sequence (0: it is saved): the
+        entry, whose lease gets a new term, if it is of that prefix and may stay. None: it may not; nothing has been
+        done then."""
 
     def install(self, key: bytes, kind: int, value: object, deadline_ms: int) -> Held:
         """A loaded value: nobody is told."""
@@ -75,6 +73,11 @@ class Memory(Protocol):
 
     def admit_written(self, key: bytes, kind: int, value: object, until_ms: int, lease: Lease) -> bool:
         """The same for what a client wrote and a store has taken; False, too, when somebody wants to hear of it."""
+
+    def admit_all_written(
+        self, keys: list[bytes], texts: list[object], models: list[Lease], soft_ms: list[int]
+    ) -> list[int]:
+        """The same for many strings, as `admit_together`: the places of those for which that is not all."""
 
     def note(self, key: bytes, event: bytes) -> None:
         """A change that was told has a second event."""

@@ -14,20 +14,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import cast
+from typing import Final, cast
 
 from persistence.change import DELETE, NEVER, STRING, Change
 from persistence.engine import Engine
 from persistence.errors import StoreError, StoreTimeout
 from persistence.group_commit import Lander, RowWrite
 from persistence.lease import Lease
-from persistence.lifetimes import may_renew
 from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import DELETE as ROW_DELETE
 from persistence.prefixes import WRITE_THROUGH
 from persistence.row_values import RowOp
 
 log = logging.getLogger("forebay.short_through")
+
+# Fewer new keys than that are not worth a pass of their own.
+_SEVERAL: Final = 2
 
 
 class ThroughWrite(RowWrite):
@@ -52,20 +54,39 @@ class ThroughWrite(RowWrite):
 class ShortThrough:
     """Plain SETs, by an engine."""
 
-    __slots__ = ("_engine",)
+    __slots__ = ("_engine", "_head", "_prefix", "_rules")
 
     def __init__(self, engine: Engine, lander: Lander) -> None:
         self._engine = engine
+        # The prefix of the last key, by those rules, and what a key of it begins with. None: there was none, or keys
+        # that begin so may belong to another.
+        self._rules = engine.rules
+        self._prefix: ManagedPrefix | None = None
+        self._head = b""
         for group in engine.groups.values():
             group.lander = lander
 
     def prefix_of(self, key: bytes) -> ManagedPrefix | None:
         """The prefix under which a SET of this key may take the short road now."""
         engine = self._engine
-        rule = engine.rules.match(key)
-        if rule is None or rule.write != WRITE_THROUGH or key in engine.locks.held or engine.has_quarantine():
+        prefix = self._prefix
+        if prefix is None or self._rules is not engine.rules or not key.startswith(self._head):
+            prefix = self._look_up(key)
+        if prefix is None or key in engine.locks.held or engine.has_quarantine():
             return None
-        return engine.prefixes[rule.template.text]
+        return prefix
+
+    def _look_up(self, key: bytes) -> ManagedPrefix | None:
+        engine = self._engine
+        rules = engine.rules
+        rule = rules.match(key)
+        if rule is None or rule.write != WRITE_THROUGH:
+            return None
+        prefix = engine.prefixes[rule.template.text]
+        self._rules = rules
+        self._head = rule.template.head
+        self._prefix = prefix if rules.is_innermost(self._head) else None
+        return prefix
 
     def accept(self, key: bytes, prefix: ManagedPrefix, value: bytes, deadline_ms: int) -> tuple[RowOp, object] | None:
         """What to write, and what memory gets then; None: the key names no row, or the mapping is not known yet.
@@ -110,7 +131,7 @@ class ShortThrough:
         ours = cast(Sequence[ThroughWrite], writes)
         # (Which also fences the keys.)
         engine.loader.end_writes([write.key for write in ours])
-        for write in ours:
+        for write in self._publish_new(ours, now):
             try:
                 if write.error is not None:
                     self._give_up(write, write.error)
@@ -125,7 +146,45 @@ class ShortThrough:
                 # A bug of ours: the store has the value, so nobody may see an older one.
                 log.exception("a value that was written could not be published")
                 engine.memory.drop(write.key)
-            engine.locks.give_back(write.key)
+        give_back = engine.locks.give_back
+        for write in ours:
+            give_back(write.key)
+
+    def _publish_new(self, writes: Sequence[ThroughWrite], now: int) -> Sequence[ThroughWrite]:
+        # Those of the first one's prefix whose keys memory does not have come into it together: what is left. (Where it
+        # has the first, it mostly has the others.)
+        engine = self._engine
+        memory = engine.memory
+        prefix = writes[0].prefix
+        rule = prefix.rule
+        if prefix.retired or prefix.ages or rule.generic or rule.tags or memory.held(writes[0].key) is not None:
+            return writes
+        new: list[ThroughWrite] = []
+        left: list[ThroughWrite] = []
+        for write in writes:
+            is_plain = write.prefix is prefix and write.error is None and write.deadline_ms == NEVER
+            if is_plain and write.op.verb != ROW_DELETE:
+                new.append(write)
+            else:
+                left.append(write)
+        if len(new) < _SEVERAL:
+            return writes
+        keys = [write.key for write in new]
+        try:
+            models, soft_ms = engine.lifetimes.models(prefix, len(keys), 0.0, now)
+            others = memory.admit_all_written(keys, [self._seen(write) for write in new], models, soft_ms)
+        except Exception:
+            # A bug of ours, as below: what has come in part may be incomplete.
+            log.exception("values that were written could not be published together")
+            for key in keys:
+                memory.drop(key)
+            return left
+        prefix.counters.writes += len(new) - len(others)
+        if prefix.negatives:
+            for key in keys:
+                prefix.forget_absent(key)
+        left += [new[place] for place in others]
+        return left
 
     def _remove(self, write: ThroughWrite) -> None:
         memory = self._engine.memory
@@ -148,15 +207,14 @@ class ShortThrough:
             prefix.forget_absent(key)
         prefix.counters.writes += 1
         deadline_ms = write.deadline_ms
+        if deadline_ms == NEVER:
+            known = memory.rewrite(key, cast(bytes, value), prefix, rule.generic, 0)
+            if known is not None:
+                if rule.tags and prefix.mapping is not None and known.lease is not None:
+                    known.lease.tags = prefix.mapping.tags_of(write.op.key, value)
+                return
         entry = memory.held(key)
         old = entry.lease if entry is not None else None
-        if entry is not None and old is not None and deadline_ms == NEVER and may_renew(entry, old, prefix):
-            until_ms = old.renew(now)
-            if rule.tags and prefix.mapping is not None:
-                old.tags = prefix.mapping.tags_of(write.op.key, value)
-            memory.overwrite(entry, cast(bytes, value), NEVER if rule.generic else until_ms, b"set")
-            entry.soft_ms = until_ms
-            return
         ttl_ms = engine.lifetimes.ttl_ms(rule)
         until_ms = now + ttl_ms if ttl_ms else NEVER
         # The deadline of a mapped row is its copy's lifetime; that of a generic row is data.

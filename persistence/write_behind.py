@@ -21,7 +21,7 @@ from persistence.breaker import Breaker
 from persistence.change import DELETE, NEVER, STRING, WRITE, Change
 from persistence.dead_letters import DeadLetter
 from persistence.flusher import Flusher
-from persistence.line import CHUNK_BITS, SHARD_MASK, Backlog
+from persistence.line import CHUNK_BITS, SHARD_MASK, Backlog, Line
 from persistence.managed import ManagedPrefix, Target
 from persistence.pending import PENDING_OVERHEAD, Flight, Pending, Saved, lacks_the_rest, merge
 from persistence.queue_log import QueueLog
@@ -241,25 +241,26 @@ class WriteBehind(Unsaved):
 
     # -- giving up ----------------------------------------------------------------------------------------------------
 
-    def discard(self, prefix: ManagedPrefix, on_over: Callable[[Pending], None]) -> list[Pending]:
-        """Give up what is unsaved of a prefix: what that was. O(unsaved keys).
+    def discard(self, prefix: ManagedPrefix, on_over: Callable[[Pending], None]) -> tuple[list[Pending], Line]:
+        """Give up what is unsaved of a prefix: what was refused or flies, and the line of what waited, which from now
+        on is the caller's alone. O(what was refused or flies); `QueueLog.let_go` has the rest of the work.
 
         What flies cannot be called back. It may still be committed, but it is not sent again, and `on_over` is told
         when its key has landed, whatever became of it.
         """
         self.log.discard(prefix.rule.name, self.seq)
+        prefix.given_up_seq = self.seq
         backlog = self.backlog_of(prefix)
-        given_up = [each for each in self.suspects.values() if each.target.prefix is prefix]
-        for pending in given_up:
+        waited, backlog.pendings = backlog.pendings, Line(prefix)
+        apart = [each for each in self.suspects.values() if each.target.prefix is prefix]
+        for pending in apart:
             del self.suspects[pending.target.key]
-        given_up += backlog.pendings.values()
-        backlog.pendings.clear()
         for pending in self.flying.values():
             if pending.target.prefix is prefix and pending.on_over is None:
                 pending.on_over = on_over
                 self.given_up += 1
-                given_up.append(pending)
-        for pending in given_up:
-            backlog.bytes -= pending.bytes
+                apart.append(pending)
+        # (What flew and was given up before is counted no more.)
+        backlog.bytes = 0
         self.tell_waiters()
-        return given_up
+        return apart, waited

@@ -122,6 +122,7 @@ DISPATCH: Final = (
 NET: Final = (
     "protocol",
     "persistence.parked",
+    "server.clock",
     "server.commands.context",
     "server.commands.spec",
     "server.config",
@@ -490,7 +491,7 @@ LARGER_FILES: Final = {
     "server/commands/keys.py": (700, "one table row above each of 27 short handlers"),
     "server/net/connection.py": (620, "one client's bytes: reading, waiting, holding back and writing share its state"),
     "persistence/stores/postgres.py": (850, "one driver's traps, translated at one edge"),
-    "server/dispatch.py": (920, "the choke point: the short road, the long road, transactions and managed keys"),
+    "server/dispatch.py": (925, "the choke point: the short road, the long road, transactions and managed keys"),
     "persistence/loader.py": (640, "one table of loads: who asks, what flies, what is fenced and what lands share it"),
     "persistence/engine.py": (1000, "the strategies: plan, prepare, accept, apply, publish share their state"),
     "persistence/journal.py": (720, "one state machine: what is recorded, who has the file, who is told"),

@@ -87,6 +87,8 @@ _LOCKED: Final = ("55P03", *_REPEATABLE)
 
 _DESCRIBE_RELATION: Final = """
 SELECT c.oid, c.relkind IN ('v', 'm') AS is_view,
+    ARRAY(SELECT r FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) r
+        WHERE NOT has_any_column_privilege(c.oid, r)) AS denied,
     EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'
         AND g.tgtype & 3 = 3 AND g.tgtype & 20 <> 0) AS triggers
 FROM pg_class c WHERE c.oid = to_regclass($1)"""
@@ -380,7 +382,7 @@ class PostgresStore:
         text = f"store {self.name}: " + ("no answer in time" if timed_out else _first_line(str(error) or repr(error)))
         sqlstate = getattr(error, "sqlstate", None) or ""
         if phase == _NOTHING_SENT and sqlstate[:2] in ("28", "3D", "42"):
-            return MappingRejected(sqlstate, _first_line(str(error)))
+            return MappingRejected(sqlstate, text)
         if phase == _LOAD and timed_out:
             return LoadTimeout(text)
         return StoreTimeout(text) if phase == _MAY_COMMIT else StoreDown(text)
@@ -684,6 +686,7 @@ class PostgresStore:
                 tuple([tuple(names) for (names,) in unique]),
                 found["is_view"],
                 found["triggers"],
+                denied=tuple(found["denied"]),
             )
 
         shape = await self._with(self._readers, work, _LOAD)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from persistence.dead_letters import DeadLetters
+from persistence.due import STATEMENTS
 from persistence.errors import RowRejected, StoreTimeout
-from persistence.flusher import STATEMENTS
 from persistence.mapping import RowOp
 from persistence.prefixes import READ_THROUGH, WRITE_BEHIND, PrefixRule, Template
 from persistence.stores.base import Applied, Stamp
 from persistence.stores.memory import MemoryStore
 from persistence.write_behind import WriteBehind
 from tests.support.fake_disk import FakeDisk
+from tests.support.journals import StillClock
 from tests.support.lives import Life, shop_store
 from tests.support.waiting import eventually
 
@@ -200,6 +203,42 @@ async def test_what_is_given_up_before_it_is_sent_is_not_sent() -> None:
         assert desk.asked == [FIRST]
         await eventually(lambda: life.journal.stats().undecided_batches == 0)
         assert (queue.count(), queue.given_up, queue.stats().bytes) == (0, 0, 0)
+
+
+async def test_a_flush_takes_no_more_of_several_rules_than_of_one_and_the_oldest_of_all() -> None:
+    other = replace(KV, template=Template("other:"))
+    store = shop_store()
+    desk = Desk(store)
+    written = [f"{'kv' if number % 3 else 'other'}:{number}" for number in range(3 * STATEMENTS)]
+    async with Life(store, (KV, other), FakeDisk()) as life:
+        queue = await write(life, written)
+        await eventually(lambda: not queue.count())
+    assert [keys for keys in desk.asked if len(keys) > STATEMENTS] == []
+    assert [key for keys in desk.asked for key in keys] == written
+    assert saved(store) == expected(*written)
+
+
+async def test_hurrying_does_not_ask_again_and_again_for_a_row_that_finds_no_room_among_the_dead_letters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DeadLetters, "is_full", lambda letters: True)
+    store = shop_store()
+    desk = Desk(store)
+
+    async def refuse(keys: tuple[str, ...]) -> None:
+        raise RowRejected("23514", "not this one")
+
+    desk.before = refuse
+    # (Its clock stands still: nothing is due by itself.)
+    async with Life(store, (KV,), FakeDisk(), clock=StillClock()) as life:
+        queue = await write(life, FIRST[:1])
+        await eventually(lambda: bool(queue.suspects))
+        asked = len(desk.asked)
+        for _ in range(100):
+            queue.hurry()
+            await asyncio.sleep(0)
+        assert (len(desk.asked), asked) == (1, 1)
+        assert queue.count() == 1
 
 
 async def test_a_queue_that_closes_sends_nothing_of_what_was_announced() -> None:

@@ -845,7 +845,9 @@ def test_one_table_spelled_in_two_ways_is_refused() -> None:
 
 
 @postgres
-async def test_missing_triggers_are_a_configuration_error(case: Case, tmp_path: Path) -> None:
+async def test_missing_triggers_are_a_configuration_error(
+    case: Case, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     toml = configuration(case.url, USER, MAIL)
     path = tmp_path / "f.toml"
     path.write_text(toml)
@@ -857,6 +859,8 @@ async def test_missing_triggers_are_a_configuration_error(case: Case, tmp_path: 
         return str(refused.value)
 
     assert "there is no table forebay_outbox to note changed rows in; run: forebay sql" in await refusal()
+    # Who is refused is told once.
+    assert "forebay_outbox" not in caplog.text
     await case.sql(wanted_sql(configuration(case.url, USER)))
     message = await refusal()
     assert "prefix 'mail:{email}', 'user:{id:int}' with invalidate = \"notify\": users has no triggers" in message

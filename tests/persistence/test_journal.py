@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import errno
 import threading
 from pathlib import Path
@@ -19,7 +20,7 @@ from persistence.journal_options import JournalOptions
 from persistence.journal_recovery import Recovery, open_journal
 from persistence.journal_thread import JournalThread
 from tests.support.fake_disk import LOSE, FakeDisk
-from tests.support.journals import HandRunner, StillClock, fields, gone, opened, text
+from tests.support.journals import HandRunner, StillClock, complete, fields, gone, opened, same, text
 from tests.support.waiting import eventually
 
 P = "p:"
@@ -425,8 +426,9 @@ def test_deleted_segment_that_is_back_says_nothing() -> None:
     runner.held = False
     while runner.jobs:
         runner.work()
-    journal.discard("held:", journal.next_seq)
-    journal.discard(P, journal.next_seq)
+    for prefix in ("held:", P):
+        journal.discard(prefix, journal.next_seq)
+        complete(journal.let_go(prefix))
     for number in range(20):
         journal.append(P, text(b"last", b"%d" % number * 40))
         runner.turn()
@@ -512,8 +514,34 @@ def test_discard_settles_a_prefix_up_to_a_sequence() -> None:
     journal.append(P, text(b"c", b"2"))
     journal.discard(P, seq)
     runner.turn()
+    complete(journal.let_go(P))
     assert journal.stats().unsaved_keys == 2
     assert unsaved(reopened(disk)[1]) == {b"b": b"1", b"c": b"2"}
+
+
+@pytest.mark.parametrize("is_let_go", [False, True])
+@pytest.mark.parametrize("before", [text(b"k", b"old", False), gone(b"k", True), fields(b"k", {b"a": b"1"}, {b"a"})])
+@pytest.mark.parametrize("after", [text(b"k", b"new"), gone(b"k", True), fields(b"k", {b"b": b"2"}, {b"b"})])
+def test_what_comes_after_a_discard_is_recorded_as_if_nothing_had_been_before(
+    before: Change, after: Change, is_let_go: bool
+) -> None:
+    found = []
+    for is_first in (True, False):
+        disk = FakeDisk()
+        journal, _, runner = opened(disk)
+        if not is_first:
+            journal.append(P, copy.copy(before))
+            seq = journal.append(P, copy.copy(before))
+            journal.discard(P, seq)
+            if is_let_go:
+                complete(journal.let_go(P))
+        journal.append(P, copy.copy(after))
+        runner.turn()
+        complete(journal.let_go(P))
+        assert journal.stats().unsaved_keys == 1
+        (recorded,) = reopened(disk)[1].take_unsaved(500)
+        found.append(recorded.change)
+    assert same(found[0], found[1])
 
 
 def test_options_that_make_no_sense_are_refused() -> None:

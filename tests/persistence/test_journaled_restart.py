@@ -418,6 +418,30 @@ async def test_a_discard_is_not_undone_by_a_kill() -> None:
         assert await second.call("GET", "kv:a") == b"other prefix"
 
 
+async def test_nothing_is_computed_from_a_copy_that_is_being_given_up() -> None:
+    store = shop_store()
+    async with Life(store, ALL, FakeDisk()) as life:
+        other = life.new_session()
+        for number in range(1, 1200):
+            await life.call("HSET", f"user:{number}", "name", "kept", "n", 1)
+        await life.flush()
+        for number in range(1, 1200):
+            await life.call("HINCRBY", f"user:{number}", "n", 100)
+        giving_up = asyncio.create_task(life.call("CACHE.DISCARD", USERS.name))
+        while life.engine.unsaved():
+            await asyncio.sleep(0)
+        # Others are let in. The copy of this one is there still.
+        entry = life.memory.held(b"user:1199")
+        assert entry is not None and not giving_up.done()
+        assert await life.call("HSET", "user:1199", "name", "new", session=other) == 0
+        assert await giving_up == 1199
+        assert await life.call("HGETALL", "user:1199") == [b"name", b"new", b"n", b"1"]
+        assert await life.call("HGET", "user:1", "n") == b"1"
+        await life.flush()
+        assert life.journal.stats().unsaved_keys == 0
+        assert (life.engine.queues["main"].stats().bytes, user(store, 1199)) == (0, {"id": 1199, "name": "new", "n": 1})
+
+
 def poisoned() -> MemoryStore:
     """A shop that refuses users named poison until `check` is replaced."""
     store = shop_store()

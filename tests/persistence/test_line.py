@@ -99,7 +99,8 @@ def test_line_says_what_a_sorted_list_says(prefix: ManagedPrefix, seed: int) -> 
     by_age = sorted(waiting, key=lambda key: waiting[key])
     assert {key for number in line.chunks() for key in line.keys_of(number)} == waiting.keys()
     assert [pending.target.key for pending in line.values()] == by_age
-    line.clear()
+    stripped = [each for number in line.chunks() for each in line.strip(number)]
+    assert sorted(key for key, _ in stripped) == sorted(waiting)
     assert (len(line), line.oldest(), list(line.values()), line.pop(by_age[0])) == (0, 0, [], None)
 
 

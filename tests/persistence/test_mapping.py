@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]  # ships no types
@@ -675,6 +676,19 @@ def test_a_capture_of_another_type_than_its_column_is_refused(kind: str, meant: 
 
 
 # --- rules that cannot work --------------------------------------------------------------------------------------
+
+
+def test_a_role_that_may_neither_read_nor_write_is_told_so() -> None:
+    def denied(*rights: str) -> RelationShape:
+        return replace(USERS, denied=rights)
+
+    with pytest.raises(MappingError, match=r"user:\{id:int\}: our role may not read users; GRANT SELECT on it"):
+        mapping_of(shape=denied("SELECT"))
+    with pytest.raises(MappingError, match="our role may not write users; GRANT INSERT, UPDATE, DELETE on it"):
+        mapping_of(shape=denied("INSERT", "UPDATE"))
+    # Rows that may be changed and not made can be meant so.
+    assert mapping_of(shape=denied("INSERT")).load_sql()
+    assert mapping_of(write="cache-aside", shape=denied("INSERT", "UPDATE")).load_sql()
 
 
 def test_a_missing_column_comes_with_the_name_that_was_probably_meant() -> None:

@@ -291,13 +291,28 @@ async def test_a_missing_right_is_a_mapping_error(
 ) -> None:
     database(TABLES)
     role = f"{postgres_database}_reader"
-    database(f"CREATE ROLE {role} LOGIN; GRANT SELECT ON t TO {role};")
+    database(f"CREATE ROLE {role} LOGIN; GRANT SELECT, INSERT ON t TO {role};")
     store = stores(url=postgres_server.url(postgres_database).replace("postgres@", f"{role}@"))
     mapping = await mapping_of(store)
     assert len(await store.load_many(mapping, [(1,), (2,)])) == 2
     with pytest.raises(MappingRejected) as caught:
         await store.apply([replace(mapping, 1, n=1)], False)
     assert caught.value.sqlstate == "42501"
+
+
+async def test_describe_tells_what_the_role_may_not_do(
+    database: Database, stores: Callable[..., PostgresStore], postgres_server: PostgresServer, postgres_database: str
+) -> None:
+    database(TABLES)
+    role = f"{postgres_database}_stranger"
+    database(f"CREATE ROLE {role} LOGIN;")
+    store = stores(url=postgres_server.url(postgres_database).replace("postgres@", f"{role}@"))
+    assert (await store.describe("t")).denied == ("SELECT", "INSERT", "UPDATE")
+    # One column is enough for a mapping of that column.
+    database(f"GRANT SELECT (id), UPDATE ON t TO {role};")
+    assert (await store.describe("t")).denied == ("INSERT",)
+    database(f"GRANT INSERT ON t TO {role};")
+    assert (await store.describe("t")).denied == ()
 
 
 async def test_a_missing_database_is_a_mapping_error(

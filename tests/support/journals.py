@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 from persistence.change import DELETE, EXPIRY, HASH, NEVER, SET, STRING, WRITE, ZSET, Change
 from persistence.disk import Disk
@@ -128,6 +129,15 @@ def opened(
     journal, recovery = open_journal(disk, options, runner, clock or StillClock(), "n1")
     runner.turn()
     return journal, recovery, runner
+
+
+def complete(work: Coroutine[Any, Any, None]) -> None:
+    """Do what is done in slices, one after the other, without a loop."""
+    try:
+        while True:
+            work.send(None)
+    except StopIteration:
+        return
 
 
 def text(key: bytes, value: bytes, existed: bool | None = None, deadline_ms: int = NEVER) -> Change:

@@ -1,0 +1,69 @@
+"""Due: what of the changes that wait the next flush takes.
+
+The oldest first, whichever rule they are under, so that a row comes before those that refer to it. And no more of all
+lines together than of one: what is taken is made ready, written and noted in a few steps, each of which keeps everybody
+waiting.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import chain
+from typing import Final
+
+from persistence.change import NEVER
+from persistence.line import Line
+from persistence.pending import Pending
+from persistence.unsaved import Unsaved
+
+# Statements of one prefix in one transaction: what a transaction costs by itself (announcing it, COMMIT) is divided by
+# that many times `write_batch` rows.
+STATEMENTS: Final = 2
+
+
+def take_due(unsaved: Unsaved, now_ms: int, until_seq: int) -> tuple[list[Pending], int]:
+    """What is due, or has been changed at most at that sequence, moved to those that fly; and when something of the
+    rest will be due if nothing more is now, or NEVER. O(what is due + what flies)."""
+    lines: list[Line] = []
+    ages: list[list[int]] = []
+    next_ms = NEVER
+    room = 0
+    for prefix, backlog in unsaved.backlogs.items():
+        line = backlog.pendings
+        if not line:
+            continue
+        if prefix.stopped:
+            not_before_ms = next(iter(line.values())).not_before_ms
+            if not_before_ms > now_ms:
+                next_ms = min(next_ms, not_before_ms)
+                continue
+        delay_ms = int(prefix.rule.write_delay_s * 1000)
+        most = prefix.rule.write_batch * STATEMENTS
+        # Waiting longer would save statements, and soon cost clients their time.
+        is_full = backlog.bytes * 2 > prefix.rule.max_dirty
+        until_ms = NEVER if is_full else now_ms - delay_ms
+        due, later_ms = line.due(most, until_ms, until_seq, unsaved.flying)
+        if later_ms != NEVER:
+            next_ms = min(next_ms, later_ms + delay_ms)
+        if due:
+            lines.append(line)
+            ages.append(due)
+            room = max(room, most)
+    if len(lines) > 1:
+        return _take_oldest(unsaved, lines, ages, room), next_ms
+    return lines[0].take(ages[0], unsaved.flying) if lines else [], next_ms
+
+
+def _take_oldest(unsaved: Unsaved, lines: list[Line], ages: list[list[int]], most: int) -> list[Pending]:
+    # Of several lines.
+    together = sorted(chain.from_iterable(ages))
+    newest = together[min(most, len(together)) - 1]
+    batch: list[Pending] = []
+    for line, due in zip(lines, ages, strict=True):
+        batch += line.take(due[: bisect_right(due, newest)], unsaved.flying)
+    batch.sort(key=_age)
+    return batch
+
+
+def _age(pending: Pending) -> int:
+    return pending.first_seq
