@@ -3,13 +3,15 @@
 
     python bench/memory.py                               every shape
     python bench/memory.py --shapes string_64,hash_5     only these
+    python bench/memory.py --shapes rows                 those of a family: plain, sizes, rows
     python bench/memory.py --quick                       a tenth of the keys
+    python bench/memory.py --no-redis                    Forebay alone
     python bench/memory.py --save                        also into bench/results/
 
 Each shape fills a fresh Forebay and a fresh redis-server with the same commands. Measured is by how much the process
 has grown: its proportional set size, before and after. Shapes called `row…` lie under a rule with an SQLite database:
-`_clean` ones are loaded from its table (redis-server has them written), `_dirty` ones are written, and nothing is saved
-while it is measured.
+`_clean` ones are loaded from its table, a hundred at a time, so that leases are shared, `_alone` ones one by one
+(redis-server has both written); `_dirty` ones are written, and nothing is saved while it is measured.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -30,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
-from bench.filling import Filler, Word, keys, proportional_bytes  # noqa: E402
+from bench.filling import BATCH, Filler, Word, keys, proportional_bytes  # noqa: E402
 from bench.report import RESULTS  # noqa: E402
 from bench.servers import ServerFailed, redis_server  # noqa: E402
 from bench.table import Progress, number, table  # noqa: E402
@@ -125,6 +127,17 @@ def _loads(count: int, size: int) -> Commands:
         yield [b"MGET", *batch]
 
 
+def _hash_loads(count: int, size: int) -> Commands:
+    # Sent together, they are loaded together.
+    for key in keys("row:", count):
+        yield b"HLEN", key
+
+
+def _lone_loads(count: int, size: int) -> Commands:
+    for key in keys("row:", count):
+        yield b"STRLEN", key
+
+
 def _row_hashes(count: int, size: int) -> Commands:
     for at, key in enumerate(keys("row:", count)):
         words: list[Word] = [b"HSET", key]
@@ -146,9 +159,11 @@ class Shape:
     keys: int
     size: int
     commands: Callable[[int, int], Commands]
-    # The rule that the keys are under, and the commands by which Forebay gets them from a table, if it does.
+    # The rule that the keys are under, and the commands by which Forebay gets them from a table, if it does. So many of
+    # them are sent at once, and as far as they load, together.
     rule: str = ""
     loads: Callable[[int, int], Commands] | None = None
+    batch: int = BATCH
 
 
 _RULE: Final = """
@@ -163,6 +178,10 @@ _COLUMN: Final = """
 table = "stored"
 value = { column = "body" }
 """
+_COLUMNS: Final = """
+table = "stored"
+value = "hash"
+"""
 # Nothing is saved before the end, and as much may be unsaved.
 _BEHIND: Final = """
 write = "write-behind"
@@ -170,7 +189,8 @@ write_delay = "50m"
 max_dirty = "8gb"
 """
 
-SHAPES: Final = {
+# The families of shapes; a name is in one of them.
+_PLAIN: Final = {
     "string_64": Shape(1_000_000, 64, _strings),
     "string_64_ttl": Shape(500_000, 64, _expiring),
     "string_8": Shape(500_000, 8, _strings),
@@ -179,20 +199,37 @@ SHAPES: Final = {
     "counter": Shape(500_000, 1_000_000, _counters),
     "hash_5": Shape(100_000, 5, _hashes),
     "hash_30": Shape(30_000, 30, _hashes),
-    "hash_100000": Shape(5, 100_000, _fields),
-    "set_10": Shape(100_000, 10, _sets),
-    "set_100000": Shape(5, 100_000, _sets),
-    "zset_10": Shape(100_000, 10, _sorted_sets),
-    "zset_1000": Shape(500, 1000, _sorted_sets),
-    "zset_100000": Shape(5, 100_000, _sorted_sets),
-    "list_10": Shape(100_000, 10, _lists),
-    "list_100000": Shape(5, 100_000, _lists),
-    "stream_10": Shape(20_000, 10, _streams),
-    "stream_100000": Shape(2, 100_000, _streams),
-    "row_64_clean": Shape(200_000, 64, _rows, _RULE + _COLUMN, _loads),
-    "row_64_dirty": Shape(200_000, 64, _rows, _RULE + _COLUMN + _BEHIND),
-    "row_hash_5_dirty": Shape(50_000, 5, _row_hashes, _RULE + _BEHIND),
 }
+# Five large ones, because a single one says where its table is in its doubling and no more.
+_KEYS: Final = {1: 100_000, 10: 100_000, 100: 10_000, 1000: 500, 100_000: 5}
+_SIZES: Final = {
+    f"{kind}_{size}": Shape(count, size, commands)
+    for kind, commands in (
+        ("hash", _fields),
+        ("set", _sets),
+        ("zset", _sorted_sets),
+        ("list", _lists),
+        ("stream", _streams),
+    )
+    for size, count in _KEYS.items()
+}
+_ROWS: Final = {
+    "row_8_clean": Shape(100_000, 8, _rows, _RULE + _COLUMN, _loads, 20),
+    "row_64_clean": Shape(200_000, 64, _rows, _RULE + _COLUMN, _loads, 20),
+    "row_1000_clean": Shape(50_000, 1000, _rows, _RULE + _COLUMN, _loads, 20),
+    "row_hash_5_clean": Shape(50_000, 5, _row_hashes, _RULE + _COLUMNS, _hash_loads, 100),
+    "row_8_alone": Shape(20_000, 8, _rows, _RULE + _COLUMN, _lone_loads, 1),
+    "row_64_alone": Shape(20_000, 64, _rows, _RULE + _COLUMN, _lone_loads, 1),
+    "row_1000_alone": Shape(20_000, 1000, _rows, _RULE + _COLUMN, _lone_loads, 1),
+    "row_hash_5_alone": Shape(20_000, 5, _row_hashes, _RULE + _COLUMNS, _hash_loads, 1),
+    "row_8_dirty": Shape(100_000, 8, _rows, _RULE + _COLUMN + _BEHIND),
+    "row_64_dirty": Shape(200_000, 64, _rows, _RULE + _COLUMN + _BEHIND),
+    "row_1000_dirty": Shape(50_000, 1000, _rows, _RULE + _COLUMN + _BEHIND),
+    "row_hash_5_dirty": Shape(50_000, 5, _row_hashes, _RULE + _BEHIND),
+    "row_hash_30_dirty": Shape(20_000, 30, _row_hashes, _RULE + _BEHIND),
+}
+FAMILIES: Final = {"plain": _PLAIN, "sizes": _SIZES, "rows": _ROWS}
+SHAPES: Final = {**_PLAIN, **_SIZES, **_ROWS}
 
 
 @dataclass(frozen=True)
@@ -209,13 +246,14 @@ class Measured:
 
     name: str
     keys: int
-    redis: Growth
+    # None: it was not asked.
+    redis: Growth | None
     forebay: Growth
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
         """Forebay's bytes as a multiple of redis-server's."""
-        return self.forebay.process / self.redis.process
+        return self.forebay.process / self.redis.process if self.redis is not None else None
 
     @property
     def told(self) -> float:
@@ -232,7 +270,7 @@ def grow(port: int, shape: Shape, count: int, commands: Callable[[int, int], Com
             filler.ask("FLUSHALL")
         pid = int(filler.info("server")["process_id"])
         process, used = proportional_bytes(pid), filler.used_memory()
-        filler.fill(commands(count, shape.size))
+        filler.fill(commands(count, shape.size), shape.batch)
         # What orders keys is counted ten times a second.
         time.sleep(_SETTLED_S)
         return Growth(proportional_bytes(pid) - process, filler.used_memory() - used)
@@ -243,33 +281,40 @@ def grow_ours(shape: Shape, count: int, config: str) -> Growth:
     with tempfile.TemporaryDirectory(prefix="forebay-bench-memory-") as directory:
         if shape.rule:
             path = Path(directory) / "rows.db"
-            _make_rows(path, count if shape.loads is not None else 0, shape.size)
+            _make_rows(path, shape, count if shape.loads is not None else 0)
             config += shape.rule.replace("{path}", str(path))
             config += f'[journal]\ndir = "{directory}/journal"\n'
         with ForebayProcess(config) as server:
             return grow(server.port, shape, count, shape.loads or shape.commands)
 
 
-def _make_rows(path: Path, count: int, size: int) -> None:
+def _make_rows(path: Path, shape: Shape, count: int) -> None:
+    # The table that the rule is about: a column with the text, or one for each field.
+    is_hash = shape.commands is _row_hashes
+    columns = [f"field_{field:03}" for field in range(shape.size)] if is_hash else ["body"]
+    width = 16 if is_hash else shape.size
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("CREATE TABLE stored (name TEXT PRIMARY KEY, body TEXT) WITHOUT ROWID")
+        described = ", ".join(f"{column} TEXT" for column in columns)
+        connection.execute(f"CREATE TABLE stored (name TEXT PRIMARY KEY, {described}) WITHOUT ROWID")
         names = (key.decode().removeprefix("row:") for key in keys("row:", count))
-        rows = ((name, _value(at, size).decode()) for at, name in enumerate(names))
-        connection.executemany("INSERT INTO stored VALUES (?, ?)", rows)
+        rows = ([name, *[_value(at, width).decode()] * len(columns)] for at, name in enumerate(names))
+        connection.executemany(f"INSERT INTO stored VALUES (?{', ?' * len(columns)})", rows)
     connection.close()
 
 
-def measure(names: Sequence[str], share: float, config: str) -> list[Measured]:
+def measure(names: Sequence[str], share: float, config: str, with_redis: bool) -> list[Measured]:
     """Every named shape in a server of its own."""
     progress = Progress()
     results = []
     for name in names:
         shape = SHAPES[name]
         count = max(2, int(shape.keys * share))
-        progress.show(f"{name}: redis-server")
-        with redis_server() as port:
-            theirs = grow(port, shape, count, shape.commands)
+        theirs = None
+        if with_redis:
+            progress.show(f"{name}: redis-server")
+            with redis_server() as port:
+                theirs = grow(port, replace(shape, batch=BATCH), count, shape.commands)
         progress.show(f"{name}: forebay")
         ours = grow_ours(shape, count, config)
         results.append(Measured(name, count, theirs, ours))
@@ -284,9 +329,9 @@ def show(results: Sequence[Measured]) -> str:
         (
             each.name,
             number(each.keys),
-            number(each.redis.process / each.keys),
+            "–" if each.redis is None else number(each.redis.process / each.keys),
             number(each.forebay.process / each.keys),
-            f"{each.ratio:.2f}",
+            "–" if each.ratio is None else f"{each.ratio:.2f}",
             f"{each.told:.2f}",
             "" if abs(each.told - 1) <= TOLERANCE else "off",
         )
@@ -311,14 +356,20 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; exits with 2 when it makes no sense."""
 
     def shapes(text: str) -> list[str]:
-        unknown = [name for name in text.split(",") if name not in SHAPES]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"unknown {', '.join(unknown)}; known are {', '.join(SHAPES)}")
-        return text.split(",")
+        wanted: list[str] = []
+        for word in text.split(","):
+            if word not in SHAPES and word not in FAMILIES:
+                known = ", ".join([*FAMILIES, *SHAPES])
+                raise argparse.ArgumentTypeError(f"unknown {word}; known are {known}")
+            wanted += FAMILIES.get(word, [word])
+        return wanted
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", type=shapes, default=list(SHAPES), metavar="NAMES", help=", ".join(SHAPES))
+    parser.add_argument(
+        "--shapes", type=shapes, default=list(SHAPES), metavar="NAMES", help=", ".join([*FAMILIES, *SHAPES])
+    )
     parser.add_argument("--quick", action="store_true", help="a tenth of the keys")
+    parser.add_argument("--no-redis", action="store_true", help="Forebay alone")
     parser.add_argument("--maxmemory", default="", metavar="SIZE", help="so that the eviction policy's part is in it")
     parser.add_argument("--save", action="store_true", help="write bench/results/memory-DATE.json and .md")
     return parser.parse_args(arguments)
@@ -330,7 +381,7 @@ def main() -> int:
     facts["redis-server"] = machine.program_version("redis-server")
     config = f'[memory]\nmaxmemory = "{options.maxmemory}"\n' if options.maxmemory else ""
     try:
-        results = measure(options.shapes, 0.1 if options.quick else 1.0, config)
+        results = measure(options.shapes, 0.1 if options.quick else 1.0, config, not options.no_redis)
     except ServerFailed as error:
         print(f"bench/memory.py: {error}", file=sys.stderr)
         return 1

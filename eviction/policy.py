@@ -95,29 +95,29 @@ class Node:
 class PlainNode(Node):
     """A node that is nothing else: of simulations."""
 
-    __slots__ = ("_freq", "_weight", "_where")
+    __slots__ = ("_where", "plain_freq", "plain_weight")
 
     def __init__(self, key: bytes, weight: int) -> None:
         self.key = key
-        self._weight = weight
-        self._freq = 0
+        self.plain_weight = weight
+        self.plain_freq = 0
         self._where = NOWHERE
 
     @property
     def weight(self) -> int:
-        return self._weight
+        return self.plain_weight
 
     @weight.setter
     def weight(self, weight: int) -> None:
-        self._weight = weight
+        self.plain_weight = weight
 
     @property
     def freq(self) -> int:
-        return self._freq
+        return self.plain_freq
 
     @freq.setter
     def freq(self, freq: int) -> None:
-        self._freq = freq
+        self.plain_freq = freq
 
     @property
     def where(self) -> int:

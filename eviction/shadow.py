@@ -72,12 +72,13 @@ class Miniature:
         policy = self.policy
         node = self.entries.get(key)
         if node is not None:
-            if node.weight != weight:
+            # (Attributes of PlainNode, not Node's properties: interpreted, each of those is a call.)
+            if node.plain_weight != weight:
                 self._resize(node, weight)
             if policy.needs_touch:
                 policy.touched(node)
-            elif node.freq < policy.hit_cap:
-                node.freq += 1
+            elif node.plain_freq < policy.hit_cap:
+                node.plain_freq += 1
             return
         self.misses += 1.0
         if weight > self.capacity:
@@ -168,15 +169,17 @@ class Shadow:
 
     def access(self, key: bytes, weight: int) -> None:
         """A request for a key of the sample, hit or miss."""
-        self.evidence += 1.0
+        evidence = self.evidence = self.evidence + 1.0
         self.total += 1
         for miniature in self.miniatures:
             miniature.access(key, weight)
             if miniature.purging:
                 self._purge(miniature)
-        if self.keys > MOST_KEYS and not self.miniatures[0].purging:
+        # (`keys` and `window`, written out.)
+        keys = self.miniatures[0].policy.count
+        if keys > MOST_KEYS and not self.miniatures[0].purging:
             self._halve()
-        if self.evidence > self.window():
+        if evidence > LEAST_WINDOW and evidence > TURNS * keys:
             self._decay()
 
     def forget(self, key: bytes) -> None:

@@ -10,6 +10,8 @@ written: loads of it are answered and not kept.
     1. v1 flies; DISCARD gives it up and drops the copy
     2. GET loads the row as it was before v1 … and would keep it
     3. v1 is committed after all: the copy would be wrong until it expires
+
+Whoever changes a part of the value in between does so on a copy without v1, which goes as soon as it is saved.
 """
 
 from __future__ import annotations
@@ -68,4 +70,6 @@ class Discard:
 
     def _landed(self, pending: Pending) -> None:
         # Given up, and now certain, one way or the other: from here on loads may be kept.
-        self._engine.loader.end_write(pending.target.key)
+        engine = self._engine
+        engine.loader.end_write(pending.target.key)
+        engine.queue_of(pending.target.prefix).doubt(pending.target)

@@ -1,8 +1,7 @@
 """Due: what of the changes that wait the next flush takes.
 
 The oldest first, whichever rule they are under, so that a row comes before those that refer to it. And no more of all
-lines together than of one: what is taken is made ready, written and noted in a few steps, each of which keeps everybody
-waiting.
+lines together than of one, a piece at a time, because every step keeps everybody waiting.
 """
 
 from __future__ import annotations
@@ -19,11 +18,14 @@ from persistence.unsaved import Unsaved
 # Statements of one prefix in one transaction: what a transaction costs by itself (announcing it, COMMIT) is divided by
 # that many times `write_batch` rows.
 STATEMENTS: Final = 2
+# Changes in a piece, about a millisecond.
+PIECE: Final = 250
 
 
-def take_due(unsaved: Unsaved, now_ms: int, until_seq: int) -> tuple[list[Pending], int]:
-    """What is due, or has been changed at most at that sequence, moved to those that fly; and when something of the
-    rest will be due if nothing more is now, or NEVER. O(what is due + what flies)."""
+def take_due(unsaved: Unsaved, now_ms: int, until_seq: int, taken: int) -> tuple[list[Pending], int]:
+    """A piece of what is due, or has been changed at most at that sequence, moved to those that fly; and when something
+    of the rest will be due if nothing more is now, or NEVER. So many go with the same flush already. O(piece + what
+    flies)."""
     lines: list[Line] = []
     ages: list[list[int]] = []
     next_ms = NEVER
@@ -38,7 +40,9 @@ def take_due(unsaved: Unsaved, now_ms: int, until_seq: int) -> tuple[list[Pendin
                 next_ms = min(next_ms, not_before_ms)
                 continue
         delay_ms = int(prefix.rule.write_delay_s * 1000)
-        most = prefix.rule.write_batch * STATEMENTS
+        most = min(PIECE, prefix.rule.write_batch * STATEMENTS - taken)
+        if most <= 0:
+            continue
         # Waiting longer would save statements, and soon cost clients their time.
         is_full = backlog.bytes * 2 > prefix.rule.max_dirty
         until_ms = NEVER if is_full else now_ms - delay_ms

@@ -101,7 +101,7 @@ class Engine:
         self.active = bool(self.prefixes)
         self.locks = KeyLocks()
         self.lifetimes = Lifetimes(memory, clock, random)
-        arrivals = Arrivals(memory, clock, random, self.lifetimes, self._may_doubt, self._is_uncertain)
+        arrivals = Arrivals(memory, clock, random, self.lifetimes, self._may_doubt, self._is_doubtful)
         self.loader = Loader(clock, arrivals)
         self.groups = {name: GroupCommit(store, self.breakers[name]) for name, store in stores.items()}
         self.queues: dict[str, WriteBehind] = {}
@@ -121,9 +121,9 @@ class Engine:
             name = prefix.rule.store
             if prefix.rule.write == WRITE_BEHIND and name not in self.queues:
                 store = self.stores[name]
-                log = QueueLog(self.journal, store, self._letter_ids)
+                queue_log = QueueLog(self.journal, store, self._letter_ids)
                 self.queues[name] = WriteBehind(
-                    store, log, self.breakers[name], self.clock, self.random, self._saved, self._died
+                    store, queue_log, self.breakers[name], self.clock, self.random, self._saved, self._died
                 )
 
     def use_journal(self, journal: Journal) -> None:
@@ -289,9 +289,12 @@ class Engine:
                 if entry.deadline_ms <= now and not prefix.rule.generic:
                     # The copy's time ran out, but the copy is the only place that has the value: it lives on.
                     self.lifetimes.extend(entry, lease, now)
+                    self.queue_of(prefix).doubt(target)
                     if self.undurable is not None:
                         self.undurable.add(entry, lease.dirty_seq)
                     self.moved = True
+                elif lease.is_void():
+                    self.queue_of(prefix).doubt(target)
                 return False
             is_given_up = lease is not None and lease.dirty_seq > 0
             if not is_given_up and entry.deadline_ms > now:
@@ -333,7 +336,7 @@ class Engine:
                 target = self._needs_load(key, self.memory.held(key))
             except Unmapped:
                 continue
-            if target is not None and target.row_key != () and not self._is_uncertain(target):
+            if target is not None and target.row_key != () and not self._is_doubtful(target):
                 self.loader.request(target, ahead=True)
 
     async def wait_for_room(self, plan: Plan) -> None:
@@ -345,7 +348,7 @@ class Engine:
             began = self.clock.now_ms()
             queue = self.queue_of(prefix)
             if prefix.rule.on_full == "reject" or (prefix.rule.on_full == "write-through" and queue.down_since_ms):
-                raise Busy(f"write-behind backlog of {prefix.rule.name} is full, try later")
+                raise _full(prefix)
             queue.hurry()
             if prefix.rule.on_full == "write-through":
                 plan.save_before_reply.append(target)
@@ -353,7 +356,7 @@ class Engine:
             roomy = await queue.wait_until(lambda prefix=prefix: not self._is_full(prefix), BLOCK_S)  # type: ignore[misc]
             prefix.counters.backpressure_ms += self.clock.now_ms() - began
             if not roomy:
-                raise Busy(f"write-behind backlog of {prefix.rule.name} is full, try later")
+                raise _full(prefix)
 
     async def wait_saved(self, plan: Plan) -> None:
         """`on_full = "write-through"`: the reply waits until the store has what was written (it is queued already)."""
@@ -390,6 +393,9 @@ class Engine:
                     plan.last_resort.add(key)
             plan.stale.clear()
             return False
+        if any(each.prefix.retired and each.prefix.rule.write == WRITE_BEHIND for each in plan.store_writes.values()):
+            # What is queued under a rule that has gone is seen by nobody who asks the one in its place.
+            raise Busy("the rules were changed while the command waited, try again")
         self._stage(plan, view, loaded)
         return True
 
@@ -462,15 +468,17 @@ class Engine:
         return waited
 
     def _may_doubt(self, prefix: ManagedPrefix, keys: list[bytes]) -> bool:
-        # May one of these keys of the prefix be uncertain?
+        # May one of these keys of the prefix be doubtful?
         if self._quarantine:
             return True
         return prefix.rule.write == WRITE_BEHIND and self.queue_of(prefix).has_any(prefix, keys)
 
-    def _is_uncertain(self, target: Target) -> bool:
+    def _is_doubtful(self, target: Target) -> bool:
         # May the row be about to change, or does it lack a change of ours?
-        if self._quarantine and self._is_quarantined(target.key):
-            return True
+        return self._is_quarantined(target.key) or self._is_unsaved(target)
+
+    def _is_unsaved(self, target: Target) -> bool:
+        # Does the store lack a change of this key that write-behind has acknowledged?
         prefix = target.prefix
         return prefix.rule.write == WRITE_BEHIND and self.queue_of(prefix).unsaved(target) is not None
 
@@ -604,8 +612,7 @@ class Engine:
         for target in commit.sync_targets:
             if target.row_key in gone:
                 self.loader.fence(target.key)
-                self.memory.drop(target.key)
-                self.memory.touch_watchers(target.key)
+                self._drop(target.key)
 
     def publish(self, plan: Plan, view: View, commit: Commit) -> None:
         """Show the changes: everything at once, nothing in between.
@@ -617,8 +624,7 @@ class Engine:
         except JournalError as error:
             for target in commit.sync_targets:
                 self.loader.fence(target.key)
-                self.memory.drop(target.key)
-                self.memory.touch_watchers(target.key)
+                self._drop(target.key)
             if commit.ops:
                 raise StoreTimeout(str(error)) from error
             raise
@@ -640,8 +646,7 @@ class Engine:
                     commit.queued[rule.store] = seq
                 self._publish(target, change, commit.canonical[key], seq)
             elif rule.write == WRITE_AROUND:
-                self.memory.drop(key)
-                self.memory.touch_watchers(key)
+                self._drop(key)
             else:
                 self._publish(target, change, commit.canonical[key], 0)
                 if change.verb == DELETE and rule.write == WRITE_THROUGH:
@@ -666,12 +671,10 @@ class Engine:
         if change.verb == DELETE:
             if not memory.remove(key, b""):
                 # Memory did not have the row; who watches its key may have seen it all the same.
-                memory.drop(key)
-                memory.touch_watchers(key)
+                self._drop(key)
             return
         if seq == 0 and prefix.retired:
-            memory.drop(key)
-            memory.touch_watchers(key)
+            self._drop(key)
             return
         now = memory.now_ms
         deadline_ms = change.deadline_ms
@@ -691,6 +694,9 @@ class Engine:
         entry = memory.put(key, change.kind, value, deadline_ms, b"")
         cost_ms = old_lease.cost_ms if old_lease is not None else 0.0
         lease = Lease(prefix, now, cost_ms, ttl_ms, until_ms)
+        if old_lease is not None and (change.members is not None or change.verb != WRITE):
+            # The rest of the copy is as old as it was, and as void.
+            lease.generation = old_lease.generation
         lease.dirty_seq = seq or (old_lease.dirty_seq if old_lease is not None else 0)
         if prefix.rule.tags and prefix.mapping is not None:
             lease.tags = prefix.mapping.tags_of(target.row_key, value)
@@ -725,11 +731,15 @@ class Engine:
             if prefix.rule.tags and prefix.mapping is not None:
                 lease.tags = prefix.mapping.tags_of(target.row_key, entry.value)
 
+    def _drop(self, key: bytes) -> None:
+        # A copy leaves memory, if there is one; who watches its key may have seen it, wherever it was.
+        self.memory.drop(key)
+        self.memory.touch_watchers(key)
+
     def distrust(self, target: Target) -> None:
         """The write may still land: drop the key, serve it uncached, and let writes wait until it must be over."""
         target.prefix.counters.unknown_outcomes += 1
-        self.memory.drop(target.key)
-        self.memory.touch_watchers(target.key)
+        self._drop(target.key)
         target.prefix.forget_absent(target.key)
         store = target.prefix.store
         assert store is not None
@@ -764,8 +774,7 @@ class Engine:
         entry = self.memory.held(target.key)
         if entry is not None and is_current(entry, self.memory.now_ms):
             return True
-        prefix = target.prefix
-        return prefix.rule.write == WRITE_BEHIND and self.queue_of(prefix).unsaved(target) is not None
+        return self._is_unsaved(target)
 
     def is_uncertain(self, key: bytes) -> bool:
         """Is the key locked, being written, or quarantined, so that its row may be about to change?"""
@@ -800,11 +809,20 @@ class Engine:
         if entry is None:
             # What is being loaded may be older.
             self.loader.fence(target.key)
-            if pending.change.verb == DELETE:
+            if pending.change.verb == DELETE and not saved.unseen:
                 target.prefix.remember_absent(target.key, self.clock.now_ms())
+            else:
+                target.prefix.forget_absent(target.key)
             return
         lease = entry.lease
-        if lease is None or not 0 < lease.dirty_seq <= pending.seq:
+        if lease is None or not lease.dirty_seq:
+            return
+        if lease.dirty_seq > pending.seq:
+            newer = self.queue_of(target.prefix).unsaved(target)
+            if saved.unseen and newer is not None and newer.members is not None:
+                # Of a key that is written all the time some change is always unsaved. Whoever asks for it next has it
+                # saved, and loads the row.
+                self._drop(target.key)
             return
         lease.dirty_seq = 0
         if saved.unseen or target.prefix.retired:
@@ -829,8 +847,7 @@ class Engine:
             return
         entry.lease.dirty_seq = 0
         if target.prefix.rule.on_dead == "drop":
-            self.memory.drop(target.key)
-            self.memory.touch_watchers(target.key)
+            self._drop(target.key)
         else:
             self.memory.unpinned(target.key)
 
@@ -843,7 +860,7 @@ class Engine:
             target = self.target(key)
             if target is None or target.prefix.store is None or not await self._resolve(target):
                 continue
-            if target.prefix.rule.write == WRITE_BEHIND and self.queue_of(target.prefix).unsaved(target) is not None:
+            if self._is_unsaved(target):
                 # A tombstone is an unsaved change, too, and has no entry.
                 continue
             self.loader.fence(key)
@@ -859,15 +876,19 @@ class Engine:
         rule = self.rules.match(key)
         if rule is not None:
             prefix = self.prefixes[rule.name]
-            prefix.forget_absent(key)
+            self._doubt(key, prefix)
             prefix.counters.invalidations += 1
         entry = self.memory.held(key)
         if entry is not None and entry.lease is not None and entry.lease.dirty_seq:
             return False
-        if entry is not None:
-            self.memory.drop(key)
-        self.memory.touch_watchers(key)
+        self._drop(key)
         return entry is not None
+
+    def _doubt(self, key: bytes, prefix: ManagedPrefix) -> None:
+        # Whether there is a row is not known any more. An unsaved change stays, but what it did not touch goes with it.
+        prefix.forget_absent(key)
+        if prefix.rule.write == WRITE_BEHIND:
+            self.queue_of(prefix).doubt(Target(key, prefix, ()))
 
     def bump(self, prefix: ManagedPrefix) -> None:
         """Void everything cached under a prefix; unsaved writes survive (CACHE.BUMP). O(loads under way)."""
@@ -899,15 +920,13 @@ class Engine:
         if rule is None or self.prefixes.get(rule.name) is not prefix:
             return
         self.loader.fence(key)
-        prefix.forget_absent(key)
+        self._doubt(key, prefix)
         prefix.counters.invalidations += 1
         entry = self.memory.held(key)
         if entry is not None and entry.lease is not None and entry.lease.dirty_seq:
             prefix.counters.conflicts += 1
             return
-        if entry is not None:
-            self.memory.drop(key)
-        self.memory.touch_watchers(key)
+        self._drop(key)
 
     def forget_all(self) -> None:
         """Memory was emptied: loads under way are too old, negatives void."""
@@ -971,6 +990,10 @@ class Engine:
         for store in self.stores.values():
             await store.close(CLOSE_S)
         return left
+
+
+def _full(prefix: ManagedPrefix) -> Busy:
+    return Busy(f"write-behind backlog of {prefix.rule.name} is full, try later")
 
 
 def is_current(entry: Held, now: int) -> bool:

@@ -30,7 +30,7 @@ from typing import Final
 
 from persistence.breaker import Breaker
 from persistence.change import NEVER
-from persistence.due import take_due
+from persistence.due import PIECE, take_due
 from persistence.errors import (
     JournalError,
     MappingRejected,
@@ -267,13 +267,21 @@ class Flusher:
         return True
 
     def _take(self, now: int) -> tuple[list[Pending], int]:
-        # What is due, moved to flying; and when the next one will be.
+        # A piece of what is due, moved to flying; and when the next one will be.
         next_ms = self._take_back(now)
         suspect, alone_ms = self._take_suspect(now)
         if suspect is not None:
             return [suspect], now
-        batch, later_ms = take_due(self._unsaved, now, self._force_until_seq)
+        batch, later_ms = take_due(self._unsaved, now, self._force_until_seq, 0)
         return batch, min(next_ms, alone_ms, later_ms)
+
+    async def _fill(self, batch: list[Pending]) -> None:
+        # What goes with a first piece.
+        piece = batch
+        while len(piece) == PIECE:
+            await asyncio.sleep(0)
+            piece, _ = take_due(self._unsaved, self._clock.now_ms(), self._force_until_seq, len(batch))
+            batch += piece
 
     def _take_back(self, now: int) -> int:
         # What can have landed no more is sent again; when the next one is.
@@ -317,6 +325,7 @@ class Flusher:
         # first is committed first (a row before those that refer to it), and there is one flush at most of which nobody
         # knows what became. Raises only for a sick store, and for a journal that fails.
         before: Parcel | None = None
+        await self._fill(batch)
         parcel = await self._make(batch)
         while parcel is not None:
             answer = await self._send(parcel)
@@ -324,7 +333,7 @@ class Flusher:
             try:
                 if before is not None:
                     await self._land(before)
-                self._ahead = await self._make(self._next_batch())
+                self._ahead = await self._make(await self._next_batch())
             except (StoreError, JournalError) as error:
                 trouble = error
             except BaseException:
@@ -340,11 +349,13 @@ class Flusher:
         if before is not None:
             await self._land(before)
 
-    def _next_batch(self) -> list[Pending]:
+    async def _next_batch(self) -> list[Pending]:
         # (Where rows were refused, each flush may tell whose turn is next.)
         if self._closing or self._log.failure or self._unsaved.suspects:
             return []
-        return self._take(self._clock.now_ms())[0]
+        batch, _ = self._take(self._clock.now_ms())
+        await self._fill(batch)
+        return batch
 
     def _still_wanted(self, parcel: Parcel | None) -> Parcel | None:
         # What was given up before it was sent is not sent.

@@ -165,9 +165,11 @@ def _literal(text: str) -> str:
 # The search path: everything of ours is made in the first schema of the path, and the functions, which run with their
 # owner's rights, look only there, so that nobody can put a table of his own in the outbox's place.
 _SCRIPT: Final = """\
-SELECT pg_advisory_xact_lock(hashtext('{outbox}'));
-SELECT set_config('forebay.path', current_setting('search_path'), true);
-SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
+DO $$BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('{outbox}'));
+    PERFORM set_config('forebay.path', current_setting('search_path'), true);
+    PERFORM set_config('search_path', quote_ident(current_schema()) || ', pg_temp', true);
+END$$;
 CREATE TABLE IF NOT EXISTS {outbox} (
     seq bigserial PRIMARY KEY,
     relation text NOT NULL,
@@ -182,7 +184,7 @@ INSERT INTO {outbox} (seq, relation) VALUES (0, '') ON CONFLICT (seq) DO NOTHING
 -- When forebay connects as another role:
 --   GRANT SELECT, INSERT, UPDATE, DELETE ON {outbox} TO …;
 -- To undo: DROP FUNCTION … CASCADE for each function below first, then DROP TABLE {outbox}.
-SELECT set_config('search_path', current_setting('forebay.path'), true);
+DO $$BEGIN PERFORM set_config('search_path', current_setting('forebay.path'), true); END$$;
 {follow}"""
 
 # One table. Several servers may follow it by different columns, each with a script of its own, and there is one set of

@@ -216,14 +216,16 @@ class Journal:
             self._seal()
         return seq
 
-    def append_text(self, prefix: str, key: bytes, value: bytes) -> int:
-        """`append` of a change that says nothing but "the key holds this string, and never expires"."""
+    def append_text(self, prefix: str, key: bytes, value: bytes, first_ms: int = 0) -> int:
+        """`append` of a change that says nothing but "the key holds this string, and never expires". `first_ms`: when
+        the first of its unsaved changes was made, if all are texts, and recorded from `near_seq` on; else 0."""
         if self.refusing:
             self.check()
         if not self._parts:
             self._begin_group()
         seq = self.next_seq
-        record = self._ledger.record_text(prefix, key, value, seq, self._now_ms)
+        first_ms = first_ms and first_ms + self._wall_offset_ms
+        record = self._ledger.record_text(prefix, key, value, first_ms, seq, self._now_ms)
         self.next_seq = seq + 1
         self._parts.append(record)
         self._buffered += len(record)
@@ -231,14 +233,16 @@ class Journal:
             self._seal()
         return seq
 
-    def append_texts(self, prefix: str, keys: Sequence[bytes], values: Sequence[bytes]) -> int:
-        """`append_text` of many: the sequence of the first; the others follow."""
+    def append_texts(self, prefix: str, keys: list[bytes], values: list[bytes], firsts: list[int]) -> int:
+        """`append_text` of many, with a `first_ms` for each: the sequence of the first; the others follow."""
         if self.refusing:
             self.check()
         if not self._parts:
             self._begin_group()
         first = self.next_seq
-        self._buffered += self._ledger.record_texts(prefix, keys, values, first, self._now_ms, self._parts)
+        self._buffered += self._ledger.record_texts(
+            prefix, keys, values, firsts, first, self._now_ms, self._wall_offset_ms, self._parts
+        )
         self.next_seq = first + len(keys)
         if self._buffered > _GROUP_BYTES:
             self._seal()
@@ -353,6 +357,10 @@ class Journal:
             waiters.add(seq, told)
 
     # -- asking -------------------------------------------------------------------------------------------------------
+
+    def near_seq(self) -> int:
+        """The sequence that the newest segment begins with."""
+        return self._writer.segments[-1].first
 
     def decided_below(self) -> int:
         """Rows of this node in the database's table of applied batches that are older than this are not needed."""

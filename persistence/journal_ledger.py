@@ -12,7 +12,7 @@ of which anybody needs a record?". So it is counted how many keys need something
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from persistence.change import DELETE, EXPIRY, STRING, Change
@@ -162,8 +162,14 @@ class Ledger:
             self._move(entry)
         return pack_change(prefix, change, partial, existed, entry.first_ms, wall_offset_ms)
 
-    def record_text(self, prefix: str, key: bytes, value: bytes, seq: int, now_ms: int) -> bytes:
-        """`record` of a change that says nothing but "the key holds this string, and never expires"."""
+    def record_text(self, prefix: str, key: bytes, value: bytes, first_ms: int, seq: int, now_ms: int) -> bytes:
+        """`record` of a change that says nothing but "the key holds this string, and never expires".
+
+        With `first_ms`, the Unix milliseconds of the first unsaved change, it is not noted: the queue knows that all of
+        them are texts, recorded while the newest segment was what it is, so the key needs that segment as before.
+        """
+        if first_ms:
+            return pack((WHOLE, prefix, key, None, first_ms, None, STRING, value))
         records = self._prefixes.get(prefix)
         if records is None:
             records = self._prefixes[prefix] = PrefixRecords(prefix)
@@ -187,10 +193,18 @@ class Ledger:
         return pack((WHOLE, prefix, key, known.existed, known.first_ms, None, STRING, value))
 
     def record_texts(
-        self, prefix: str, keys: Sequence[bytes], values: Sequence[bytes], seq: int, now_ms: int, parts: list[bytes]
+        self,
+        prefix: str,
+        keys: list[bytes],
+        values: list[bytes],
+        firsts: list[int],
+        seq: int,
+        now_ms: int,
+        wall_offset_ms: int,
+        parts: list[bytes],
     ) -> int:
         """`record_text` of many, the first of which has this sequence: their records are added to `parts`, in pieces,
-        and how many bytes that is."""
+        and how many bytes that is. `firsts` is a `first_ms` for each, but in the server's milliseconds."""
         records = self._prefixes.get(prefix)
         if records is None:
             records = self._prefixes[prefix] = PrefixRecords(prefix)
@@ -201,7 +215,17 @@ class Ledger:
         group = self._group
         counts = self._counts
         size = fresh = moved = 0
-        for key, value in zip(keys, values, strict=True):
+        for key, value, first_ms in zip(keys, values, firsts):  # noqa: B905 - of one length; compiled, `strict` is slow
+            if first_ms:
+                if len(value) != form.size:
+                    form.resize(len(value))
+                first_ms += wall_offset_ms
+                head = heads.get(len(key)) or form.head_of(len(key))
+                middle = middles.get(first_ms) or form.middle_of(first_ms)
+                parts += (head, key, middle, value)
+                size += len(head) + len(key) + len(middle) + len(value)
+                seq += 1
+                continue
             shard = shards[hash(key) & _SHARD_MASK]
             known = shard.get(key)
             first_ms = now_ms

@@ -121,7 +121,7 @@ def lock_directory(disk: Disk, directory: str) -> File:
     except BlockingIOError:
         raise JournalLocked(f"another server has the journal in {directory}") from None
     except OSError as error:
-        raise JournalFailed(f"the journal's directory {directory} cannot be used: {error}") from None
+        raise JournalFailed(f"the journal's directory {directory} cannot be used: {error.strerror or error}") from None
 
 
 def _begin(

@@ -4,8 +4,8 @@ A line may hold a million keys while a database is away, and nothing here may ta
 stops the world when it grows, so there are many small ones: by key a number of shards, by age a chunk for every few
 thousand sequences. Age is `first_seq`, so what is put back after a flush that failed has its old place again.
 
-Most changes are plain SETs, of most of which nothing is asked before the flush. So they wait as a tuple (Text), in
-which the garbage collector finds nothing to visit, until somebody asks: then a Pending takes the tuple's place.
+Most changes are plain SETs, of most of which nothing is asked before the flush. So they wait as a Text, which is the
+least that there is to say and is overwritten in place, until somebody asks: then a Pending takes its place.
 """
 
 from __future__ import annotations
@@ -17,13 +17,23 @@ from persistence.change import NEVER, STRING, WRITE, Change
 from persistence.managed import ManagedPrefix, Target
 from persistence.pending import PENDING_OVERHEAD, Pending
 
-# "The key holds this string and never expires": value, newest sequence, oldest sequence, server milliseconds of that.
-Text = tuple[bytes, int, int, int]
-
 # Of a million keys a shard has sixteen thousand: its dictionary grows in a third of a millisecond.
 SHARD_MASK: Final = 63
 # 4,096 sequences to a chunk.
 CHUNK_BITS: Final = 12
+
+
+class Text:
+    """A change that says nothing but that a key holds this string, and never expires."""
+
+    __slots__ = ("first_ms", "first_seq", "seq", "value")
+
+    def __init__(self, value: bytes, seq: int, first_ms: int) -> None:
+        self.value = value
+        # Newest sequence, oldest sequence, server milliseconds of that.
+        self.seq = seq
+        self.first_seq = seq
+        self.first_ms = first_ms
 
 
 class Line:
@@ -50,7 +60,7 @@ class Line:
     def get(self, key: bytes) -> Pending | None:
         """What waits of a key."""
         known = self.shards[hash(key) & SHARD_MASK].get(key)
-        return self._written_out(key, known) if isinstance(known, tuple) else known
+        return self._written_out(key, known) if isinstance(known, Text) else known
 
     def has_any(self, keys: Iterable[bytes]) -> bool:
         """Does one of these keys wait?"""
@@ -69,7 +79,7 @@ class Line:
 
     def __delitem__(self, key: bytes) -> None:
         known = self.shards[hash(key) & SHARD_MASK].pop(key)
-        first_seq = known[2] if isinstance(known, tuple) else known.first_seq
+        first_seq = known.first_seq
         chunk = self._chunks[first_seq >> CHUNK_BITS]
         del chunk[first_seq]
         if not chunk:
@@ -89,13 +99,12 @@ class Line:
         return pending
 
     def _made(self, key: bytes, text: Text) -> Pending:
-        value, seq, first_seq, first_ms = text
         # Which row it is is found out when it is written.
         target = Target(key, self._prefix, ())
-        change = Change(key, WRITE, STRING, value, None, NEVER, None)
-        weight = len(value) + len(key) + PENDING_OVERHEAD
-        pending = Pending(target, change, first_seq, first_ms, weight)
-        pending.seq = seq
+        change = Change(key, WRITE, STRING, text.value, None, NEVER, None)
+        weight = len(text.value) + len(key) + PENDING_OVERHEAD
+        pending = Pending(target, change, text.first_seq, text.first_ms, weight)
+        pending.seq = text.seq
         return pending
 
     # -- by age -------------------------------------------------------------------------------------------------------
@@ -126,7 +135,7 @@ class Line:
                     # Due when that has landed.
                     continue
                 known = self.shards[hash(key) & SHARD_MASK][key]
-                first_ms = known[3] if isinstance(known, tuple) else known.first_ms
+                first_ms = known.first_ms
                 if first_ms > until_ms and first_seq > until_seq:
                     return ages, first_ms
                 ages.append(first_seq)
@@ -145,7 +154,7 @@ class Line:
             if not chunk:
                 del self._chunks[number]
             known = self.shards[hash(key) & SHARD_MASK].pop(key)
-            pending = self._made(key, known) if isinstance(known, tuple) else known
+            pending = self._made(key, known) if isinstance(known, Text) else known
             flying[key] = pending
             taken.append(pending)
         self.count -= len(taken)
@@ -156,7 +165,7 @@ class Line:
         gone: list[tuple[bytes, int]] = []
         for key in self._chunks.pop(number).values():
             known = self.shards[hash(key) & SHARD_MASK].pop(key)
-            gone.append((key, known[1] if isinstance(known, tuple) else known.seq))
+            gone.append((key, known.seq))
         self._mixed.discard(number)
         self.count -= len(gone)
         return gone

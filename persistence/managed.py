@@ -15,11 +15,10 @@ from persistence.stores.base import Store
 # "No such row" is remembered for at most this many keys of a prefix: about 10 MB.
 NEGATIVE_BUDGET = 65_536
 
-
-# The counters of one prefix, as CACHE.INFO and the metrics show them. (A compiled class does not know its slots.)
 # Classes of refusals that concern the whole store: no such role, wrong password, no such database.
 _OF_THE_STORE: Final = ("28", "3D")
 
+# The counters of one prefix, as CACHE.INFO and the metrics show them. (A compiled class does not know its slots.)
 COUNTERS: Final = (
     "backpressure_ms",
     "coalesced",

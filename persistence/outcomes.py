@@ -67,6 +67,9 @@ class Outcomes:
             # (A new lifetime, recovered without the value that it was for.)
             unseen = True
         self._unsaved.backlogs[pending.target.prefix].bytes -= pending.bytes
+        unseen = unseen or pending.is_unseen
+        if unseen:
+            self._unsaved.doubt(pending.target)
         self._on_saved(Saved(pending, applied, unseen))
 
     def returned(self, batch: list[Pending]) -> None:

@@ -34,6 +34,7 @@ class Pending:
         "first_ms",
         "first_seq",
         "is_partial",
+        "is_unseen",
         "not_before_ms",
         "on_over",
         "seq",
@@ -55,6 +56,8 @@ class Pending:
         self.not_before_ms = 0
         # Recovered: of the value that the change belongs to it holds the touched members alone.
         self.is_partial = False
+        # The row was changed before it in a way that memory does not show: the copy is wrong, whatever this one brings.
+        self.is_unseen = False
         # Set when it was given up while it flew: told when it has landed, and nothing else is done about it.
         self.on_over: Callable[[Pending], None] | None = None
 
@@ -135,6 +138,7 @@ def take_in(pending: Pending, newer: Pending) -> None:
     pending.change = merge(before, change)
     pending.seq = newer.seq
     pending.is_partial = pending.is_partial and lacks_the_rest(pending.change)
+    pending.is_unseen = pending.is_unseen or newer.is_unseen
 
 
 def lacks_the_rest(change: Change) -> bool:

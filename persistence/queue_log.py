@@ -53,20 +53,30 @@ class QueueLog:
             return self._seq
         return self._journal.append(prefix, change, ours)
 
-    def record_text(self, prefix: str, key: bytes, value: bytes) -> int:
+    def coming(self) -> int:
+        """The sequence of what is recorded next. Raises JournalFull or JournalFailed."""
+        if self._journal is None:
+            return self._seq + 1
+        self._journal.check()
+        return self._journal.next_seq
+
+    def near_seq(self) -> int:
+        """Texts that were first changed from this sequence on have a `first_ms` for the journal (record_text)."""
+        return self._journal.near_seq() if self._journal is not None else 0
+
+    def record_text(self, prefix: str, key: bytes, value: bytes, first_ms: int) -> int:
         """`record` of a change that says nothing but "the key holds this string, and never expires"."""
         if self._journal is None:
             self._seq += 1
             return self._seq
-        return self._journal.append_text(prefix, key, value)
+        return self._journal.append_text(prefix, key, value, first_ms)
 
-    def record_texts(self, prefix: str, keys: Sequence[bytes], values: Sequence[bytes]) -> int:
-        """`record_text` of many: the sequence of the first; the others follow."""
+    def record_texts(self, prefix: str, keys: list[bytes], values: list[bytes], firsts: list[int]) -> None:
+        """`record_text` of many, the first of which has the sequence `coming`."""
         if self._journal is None:
-            first = self._seq + 1
             self._seq += len(keys)
-            return first
-        return self._journal.append_texts(prefix, keys, values)
+        else:
+            self._journal.append_texts(prefix, keys, values, firsts)
 
     @property
     def refuses(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from persistence.engine import Engine
 from persistence.errors import StoreError
 from persistence.managed import ManagedPrefix
-from persistence.prefixes import RuleTable
+from persistence.prefixes import WRITE_BEHIND, RuleTable
 
 
 async def reload(engine: Engine, rules: RuleTable, timeout_s: float) -> list[str]:
@@ -25,6 +25,8 @@ async def reload(engine: Engine, rules: RuleTable, timeout_s: float) -> list[str
     for prefix in leaving:
         prefix.retired = True
         engine.bump(prefix)
+        if prefix.rule.write == WRITE_BEHIND:
+            engine.queue_of(prefix).close_backlog(prefix)
     engine.adopt(rules, prefixes)
     for rule in rules.rules:
         # Equal, but perhaps with other budgets.

@@ -58,16 +58,22 @@ def take_up(engine: Engine, journal: Journal, recovery: Recovery) -> TakenUp:
             target = _target(engine, recorded)
             change = _show(engine, target, recorded)
             weight = weight_of(change, target.prefix.rule.has_children) + len(target.key) + PENDING_OVERHEAD
-            pendings.append(Pending(target, change, recorded.seq, recorded.first_ms - offset_ms, weight))
+            pendings.append(Pending(target, change, recorded.seq, _first_ms(engine, recorded, offset_ms), weight))
         queue.restore_flight(Stamp(journal.node, batch.number, 0), pendings)
         keys += len(pendings)
     for recorded in unsaved:
         target = _target(engine, recorded)
         change = _show(engine, target, recorded)
         weight = weight_of(change, target.prefix.rule.has_children)
-        engine.queue_of(target.prefix).restore(target, change, recorded.seq, recorded.first_ms - offset_ms, weight)
+        first_ms = _first_ms(engine, recorded, offset_ms)
+        engine.queue_of(target.prefix).restore(target, change, recorded.seq, first_ms, weight)
         keys += 1
     return TakenUp(keys, len(flights), _take_up_letters(engine, recovery), recovery.torn_bytes)
+
+
+def _first_ms(engine: Engine, recorded: Recorded, offset_ms: int) -> int:
+    # Never in the future, as it is when somebody has set the clock back: nothing would be due before that comes.
+    return min(recorded.first_ms - offset_ms, engine.memory.now_ms)
 
 
 def _refuse_orphans(engine: Engine, found: list[Recorded]) -> None:

@@ -54,6 +54,9 @@ class Memory(Protocol):
     def put(self, key: bytes, kind: int, value: object, deadline_ms: int, event: bytes) -> Held:
         """A client's write: watchers are told. No event: whoever ran the command tells what it did."""
 
+    def overwrite(self, entry: Held, text: bytes, event: bytes) -> None:
+        """A client's write of a string over a string, whose lease and deadline stay."""
+
     def rewrite(self, key: bytes, text: bytes, prefix: object, is_generic: bool, seq: int) -> Held | None:
         """A client's write of a string over a string, by the unsaved change with that sequence (0: it is saved): the
         entry, whose lease gets a new term, if it is of that prefix and may stay. None: it may not; nothing has been

@@ -1,8 +1,9 @@
-"""ShortThrough: the short road under a write-through rule for a SET, with or without a lifetime, and DEL of one key.
+"""ShortThrough: the short road under a write-through rule for a SET, with or without a lifetime, DEL of one key, and
+INCR and its like of a key that memory has.
 
-It does what plan, lock, stage, accept, apply and publish do for any command (engine.py), where nothing has to be looked
-at before it is overwritten and one key changes: accepted at once or refused, locked without waiting, then sent in
-company (group_commit.py). The lock is held from before the statement until after publication, as on the long road.
+It does what plan, lock, stage, accept, apply and publish do for any command (engine.py), where the store need not be
+asked before one key changes: accepted at once or refused, locked without waiting, then sent in company
+(group_commit.py). The lock is held from before the statement until after publication, as on the long road.
 Whatever is not so (the key is locked, some key is quarantined, the mapping not known yet) takes the long road, and
 nothing has been done then.
 
@@ -25,6 +26,7 @@ from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import DELETE as ROW_DELETE
 from persistence.prefixes import WRITE_THROUGH
 from persistence.row_values import RowOp
+from persistence.seams import Held
 
 log = logging.getLogger("forebay.short_through")
 
@@ -33,9 +35,9 @@ _SEVERAL: Final = 2
 
 
 class ThroughWrite(RowWrite):
-    """One SET or DEL on its way to the store; a subclass makes the reply, out of `error` when there is one."""
+    """One of these writes on its way to the store; a subclass makes the reply, out of `error` when there is one."""
 
-    __slots__ = ("deadline_ms", "key", "prefix", "value")
+    __slots__ = ("deadline_ms", "is_sum", "key", "prefix", "value")
 
     def __init__(self, key: bytes, prefix: ManagedPrefix, op: RowOp, value: object, deadline_ms: int) -> None:
         # `Parked` and `RowWrite`, written out: there is one of these per write.
@@ -49,6 +51,8 @@ class ThroughWrite(RowWrite):
         # What memory gets, and until when; NEVER: the rule's default.
         self.value = value
         self.deadline_ms = deadline_ms
+        # It was made of what the key held, whose deadline stays: INCR and its like.
+        self.is_sum = False
 
 
 class ShortThrough:
@@ -115,6 +119,19 @@ class ShortThrough:
             return None
         return mapping.accept(row_key, Change(key, DELETE, STRING, None, None, NEVER, None), 0)[0]
 
+    def held_text(self, key: bytes, prefix: ManagedPrefix) -> tuple[bytes, int] | None:
+        """The string that memory has of a row, and its deadline, where a command may build upon it without asking
+        anybody; None where that is not so, or the deadline is more than its copy's."""
+        memory = self._engine.memory
+        entry = memory.held(key)
+        if entry is None or entry.soft_ms <= memory.now_ms or prefix.ages or prefix.rule.generic:
+            return None
+        lease = entry.lease
+        value = entry.value
+        if lease is None or lease.prefix is not prefix or lease.generation != prefix.generation or lease.dirty_seq:
+            return None
+        return (value, entry.deadline_ms) if isinstance(value, bytes) else None
+
     def send(self, write: ThroughWrite) -> None:
         """Lock the key and write; the lander is told how it went."""
         engine = self._engine
@@ -140,6 +157,8 @@ class ShortThrough:
                     engine.memory.touch_watchers(write.key)
                 elif write.op.verb == ROW_DELETE:
                     self._remove(write)
+                elif write.is_sum:
+                    self._publish_sum(write, now)
                 else:
                     self._publish(write, now)
             except Exception:
@@ -163,7 +182,7 @@ class ShortThrough:
         left: list[ThroughWrite] = []
         for write in writes:
             is_plain = write.prefix is prefix and write.error is None and write.deadline_ms == NEVER
-            if is_plain and write.op.verb != ROW_DELETE:
+            if is_plain and write.op.verb != ROW_DELETE and not write.is_sum:
                 new.append(write)
             else:
                 left.append(write)
@@ -230,6 +249,32 @@ class ShortThrough:
             if write.deadline_ms != NEVER:
                 memory.note(key, b"expire")
 
+    def _publish_sum(self, write: ThroughWrite, now: int) -> None:
+        # The copy gets another text, and is as new as that; but it ends when it would have ended.
+        engine = self._engine
+        memory = engine.memory
+        prefix = write.prefix
+        rule = prefix.rule
+        value = cast(bytes, self._seen(write))
+        prefix.counters.writes += 1
+        if prefix.negatives:
+            prefix.forget_absent(write.key)
+        entry = memory.held(write.key)
+        old = entry.lease if entry is not None else None
+        if entry is not None and old is not None and _is_as_it_was(entry, old, write):
+            old.loaded_ms = now
+            old.generation = prefix.generation
+            if rule.tags and prefix.mapping is not None:
+                old.tags = prefix.mapping.tags_of(write.op.key, value)
+            memory.overwrite(entry, value, b"incrby")
+            return
+        lease = Lease(prefix, now, old.cost_ms if old is not None else 0.0, engine.lifetimes.ttl_ms(rule), NEVER)
+        lease.until_ms = lease.stale_until_ms = write.deadline_ms
+        if rule.tags and prefix.mapping is not None:
+            lease.tags = prefix.mapping.tags_of(write.op.key, value)
+        entry = memory.put(write.key, STRING, value, write.deadline_ms, b"incrby")
+        engine.lifetimes.attach(entry, lease, now)
+
     # What the store shows, where that may be something else than what was written.
     def _seen(self, write: ThroughWrite) -> object:
         row = write.applied.row if write.applied is not None else None
@@ -245,3 +290,13 @@ class ShortThrough:
             self._engine.distrust(Target(write.key, write.prefix, write.op.key))
         else:
             write.prefix.counters.write_errors += 1
+
+
+def _is_as_it_was(entry: Held, lease: Lease, write: ThroughWrite) -> bool:
+    # What memory has: is it the string of which a sum was made, and not one that has been loaded since, or has ended?
+    return (
+        lease.prefix is write.prefix
+        and isinstance(entry.value, bytes)
+        and entry.deadline_ms == lease.until_ms == write.deadline_ms
+        and not (lease.lapsed or lease.retry_ms)
+    )

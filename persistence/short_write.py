@@ -125,7 +125,7 @@ class ShortWrite:
         if len(keys) < 2:
             return 0, 0
         seq = way.queue.add_texts(way.backlog, keys, values)
-        for key, value in zip(keys, values, strict=True):
+        for key, value in zip(keys, values):  # noqa: B905 - of one length; compiled, `strict` makes tuples
             self._publish(way, key, value, seq, None)
             seq += 1
         written[way.store] = seq - 1

@@ -68,6 +68,10 @@ class Unsaved:
             backlog = self.backlogs[prefix] = Backlog(prefix)
         return backlog
 
+    def close_backlog(self, prefix: ManagedPrefix) -> None:
+        """A prefix has gone, and nothing of it is unsaved."""
+        self.backlogs.pop(prefix, None)
+
     # -- asking -------------------------------------------------------------------------------------------------------
 
     def unsaved(self, target: Target) -> Change | None:
@@ -184,6 +188,17 @@ class Unsaved:
         self.given_up -= 1
         pending.on_over(pending)
         return True
+
+    def doubt(self, target: Target) -> None:
+        """Nobody knows what the row of a key is like beside what is unsaved of it: saved, the copy goes."""
+        flying = self.flying.get(target.key)
+        if flying is not None:
+            # It may be committed already, and what made us doubt may be newer.
+            flying.is_unseen = True
+        newest = self._newest(target)
+        # (A whole value leaves nothing else of the row.)
+        if newest is not None and newest.change.members is not None:
+            newest.is_unseen = True
 
     def put_back(self, pending: Pending) -> None:
         """To its place in its line again, with what has come since merged on top."""

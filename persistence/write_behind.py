@@ -14,14 +14,14 @@ The queue lives in memory; what outlives a crash is in the journal, if there is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from persistence.backlog import joint_weight
 from persistence.breaker import Breaker
 from persistence.change import DELETE, NEVER, STRING, WRITE, Change
 from persistence.dead_letters import DeadLetter
 from persistence.flusher import Flusher
-from persistence.line import CHUNK_BITS, SHARD_MASK, Backlog, Line
+from persistence.line import CHUNK_BITS, SHARD_MASK, Backlog, Line, Text
 from persistence.managed import ManagedPrefix, Target
 from persistence.pending import PENDING_OVERHEAD, Flight, Pending, Saved, lacks_the_rest, merge
 from persistence.queue_log import QueueLog
@@ -97,19 +97,24 @@ class WriteBehind(Unsaved):
 
     def add_text(self, backlog: Backlog, key: bytes, value: bytes) -> int:
         """`add` of a change that says nothing but that the key holds this string, and never expires."""
-        self.seq = seq = self.log.record_text(backlog.name, key, value)
+        log = self.log
         line = backlog.pendings
         shard = line.shards[hash(key) & SHARD_MASK]
         known = shard.get(key)
-        if isinstance(known, tuple):
-            shard[key] = (value, seq, known[2], known[3])
-            backlog.bytes += len(value) - len(known[0])
+        if isinstance(known, Text):
+            first_ms = known.first_ms if known.first_seq >= log.near_seq() else 0
+            self.seq = seq = log.record_text(backlog.name, key, value, first_ms)
+            backlog.bytes += len(value) - len(known.value)
             backlog.prefix.counters.coalesced += 1
-        elif known is not None or key in self.flying or key in self.suspects:
+            known.value = value
+            known.seq = seq
+            return seq
+        self.seq = seq = log.record_text(backlog.name, key, value, 0)
+        if known is not None or key in self.flying or key in self.suspects:
             change = Change(key, WRITE, STRING, value, None, NEVER, None)
             self._take_up(Target(key, backlog.prefix, ()), change, len(value))
         else:
-            shard[key] = (value, seq, seq, self.clock.now_ms())
+            shard[key] = Text(value, seq, self.clock.now_ms())
             line.chunk_of(seq)[seq] = key
             line.came(seq, 1)
             backlog.bytes += len(value) + len(key) + PENDING_OVERHEAD
@@ -117,9 +122,13 @@ class WriteBehind(Unsaved):
                 self.flusher.wake()
         return seq
 
-    def add_texts(self, backlog: Backlog, keys: Sequence[bytes], values: Sequence[bytes]) -> int:
+    def add_texts(self, backlog: Backlog, keys: list[bytes], values: list[bytes]) -> int:
         """`add_text` for many, one after the other: the sequence of the first."""
-        first = self.log.record_texts(backlog.name, keys, values)
+        log = self.log
+        first = log.coming()
+        near_seq = log.near_seq()
+        # For each key, what spares the journal a look (Ledger.record_text).
+        firsts: list[int] = []
         line = backlog.pendings
         shards = line.shards
         now_ms = self.clock.now_ms()
@@ -128,15 +137,20 @@ class WriteBehind(Unsaved):
         chunk: dict[int, bytes] = {}
         chunk_end = fresh = coalesced = grown = 0
         seq = first
-        for key, value in zip(keys, values, strict=True):
+        for key, value in zip(keys, values):  # noqa: B905 - of one length; compiled, `strict` makes tuples
             shard = shards[hash(key) & SHARD_MASK]
             known = shard.get(key)
-            if isinstance(known, tuple):
-                shard[key] = (value, seq, known[2], known[3])
-                grown += len(value) - len(known[0])
+            if isinstance(known, Text):
+                firsts.append(known.first_ms if known.first_seq >= near_seq else 0)
+                grown += len(value) - len(known.value)
                 coalesced += 1
-            elif known is None and (is_quiet or (key not in self.flying and key not in self.suspects)):
-                shard[key] = (value, seq, seq, now_ms)
+                known.value = value
+                known.seq = seq
+                seq += 1
+                continue
+            firsts.append(0)
+            if known is None and (is_quiet or (key not in self.flying and key not in self.suspects)):
+                shard[key] = Text(value, seq, now_ms)
                 if seq >= chunk_end:
                     chunk = line.chunk_of(seq)
                     chunk_end = ((seq >> CHUNK_BITS) + 1) << CHUNK_BITS
@@ -149,6 +163,7 @@ class WriteBehind(Unsaved):
                 self._take_up(Target(key, backlog.prefix, ()), change, len(value))
             seq += 1
         self.seq = seq - 1
+        log.record_texts(backlog.name, keys, values, firsts)
         backlog.prefix.counters.coalesced += coalesced
         backlog.bytes += grown
         if fresh:

@@ -13,8 +13,10 @@ import logging
 import time
 from typing import Final
 
+from persistence.change import HASH, STRING
 from persistence.engine import Engine
 from persistence.errors import StoreError
+from persistence.managed import ManagedPrefix
 from persistence.prefixes import CACHE_ASIDE
 from persistence.seams import Clock
 from protocol.limits import AUTHENTICATION_SECONDS
@@ -23,6 +25,7 @@ from server.headroom import Headroom
 from server.info import resident_bytes
 from server.journaling import Journaling
 from server.keyspace.keyspace import TURN_S, Keyspace
+from server.keyspace.weights import told_twice
 from server.net.connection import Peers
 
 log = logging.getLogger("forebay.background")
@@ -104,7 +107,8 @@ class Background:
         keyspace = self._keyspace
         maxmemory = keyspace.maxmemory
         reserve = self._headroom.adjust(maxmemory, keyspace.used(), resident_bytes()) if maxmemory else 0
-        keyspace.survey(reserve, sum([prefix.keys for prefix in self._engine.prefixes.values()]))
+        prefixes = self._engine.prefixes.values()
+        keyspace.survey(reserve, sum([each.keys for each in prefixes]), sum([_told_twice(each) for each in prefixes]))
 
     def _dig(self) -> bool:
         # One slice of freeing what no key holds any more; is there more?
@@ -168,3 +172,11 @@ class Background:
             wall_ms = now - oldest_ms + self._clock.wall_offset_ms()
             while await store.reap_generic(wall_ms, _REAP_ROWS) >= _REAP_ROWS:
                 await asyncio.sleep(0)
+
+
+def _told_twice(prefix: ManagedPrefix) -> int:
+    # Of the copies of its rows (weights.py).
+    mapping = prefix.mapping
+    if not prefix.keys or mapping is None or mapping.kind in (-1, STRING):
+        return 0
+    return prefix.keys * told_twice([field.name for field in mapping.fields] if mapping.kind == HASH else [])

@@ -12,18 +12,17 @@ import dataclasses
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
 from persistence.errors import JournalCorrupt, JournalError
 from persistence.prefixes import WRITE_BEHIND, PrefixRule
-from persistence.stores.postgres import CREATE_GENERIC as _POSTGRESQL_TABLE
-from persistence.stores.sqlite import CREATE_GENERIC as _SQLITE_TABLE
+from persistence.stores import postgres, sqlite
 from protocol.quick import COMPILED
 from server import app, journal_tool
-from server.config import Config, load_config, warnings
+from server.config import Config, StoreConfig, load_config, warnings
 from server.config_units import host, whole
 from server.demo import Demo
 from server.errors import ConfigError
@@ -33,7 +32,8 @@ CLEAN: Final = 0
 BAD_USAGE: Final = 2
 JOURNAL_CORRUPT: Final = 3
 READER_GONE: Final = 128 + 13
-_GENERIC_TABLE: Final = {"postgresql": _POSTGRESQL_TABLE, "sqlite": ";\n".join(_SQLITE_TABLE) + ";"}
+_GENERIC_TABLE: Final = {"postgresql": postgres.CREATE_GENERIC, "sqlite": ";\n".join(sqlite.CREATE_GENERIC) + ";"}
+_APPLIED_TABLE: Final = {"postgresql": postgres.CREATE_APPLIED, "sqlite": sqlite.CREATE_APPLIED + ";"}
 
 T = TypeVar("T")
 
@@ -79,6 +79,7 @@ def _run(argv: list[str] | None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="forebay", description="A cache server that speaks the Redis protocol.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=_own_version(), help="print the version alone")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
 
     serve = commands.add_parser("serve", help="run the server", allow_abbrev=False)
@@ -185,41 +186,51 @@ def _count(number: int, noun: str) -> str:
 
 def _sql(options: argparse.Namespace) -> int:
     config = load_config(options.file, os.environ)
-    wanting = [
-        store
-        for store in config.stores.values()
-        if store.kind != "memory" and any(_uses_generic(rule, store.name) for rule in config.rules)
-    ]
-    following = {name: sql for name in config.stores if (sql := app.triggers_sql(config, name))}
-    if not wanting and not following:
+    scripts = list(_scripts(config))
+    if not scripts:
         print(
-            f"-- {options.file} wants no tables: no prefix uses the generic table of an SQL store, and none has"
-            ' invalidate = "notify"'
+            f"-- {options.file} wants no tables: no prefix uses the generic table of an SQL store, none has"
+            ' invalidate = "notify", and there is no journal for one with write = "write-behind"'
         )
-    for store in wanting:
+    for store, what, sql in scripts:
         # The URL is not shown: what is printed here is piped and mailed around.
-        print(f"-- [stores.{store.name}], {store.kind}: the generic table, created at start unless it exists")
-        print(f"BEGIN;\n{_GENERIC_TABLE[store.kind].strip()}\nCOMMIT;")
-    for name, sql in following.items():
-        print(f"-- [stores.{name}], postgresql: the outbox and the triggers of prefixes that follow their tables")
-        print(f"BEGIN;\n{sql}\nCOMMIT;")
+        print(f"-- [stores.{store.name}], {store.kind}: {what}\nBEGIN;")
+        if store.kind == "postgresql":
+            # It need not tell what is there already.
+            print("SET LOCAL client_min_messages = warning;")
+        print(f"{sql.strip()}\nCOMMIT;")
     return CLEAN
 
 
-def _uses_generic(rule: PrefixRule, store: str) -> bool:
-    return rule.store == store and rule.generic and (rule.loads or rule.saves)
+def _scripts(config: Config) -> Iterator[tuple[StoreConfig, str, str]]:
+    """What is to be run where: the store, what for, the SQL."""
+    for store in config.stores.values():
+        if store.kind == "memory":
+            continue
+        rules = [rule for rule in config.rules if rule.store == store.name]
+        if any(rule.generic and (rule.loads or rule.saves) for rule in rules):
+            yield store, "the generic table, created at start unless it exists", _GENERIC_TABLE[store.kind]
+        if config.journal.dir and any(rule.write == WRITE_BEHIND for rule in rules):
+            what = "the journal's numbers of what is committed, created by the first flush unless it exists"
+            yield store, what, _APPLIED_TABLE[store.kind]
+        triggers = app.triggers_sql(config, store.name)
+        if triggers:
+            yield store, "the outbox and the triggers of prefixes that follow their tables", triggers
 
 
 def _journal(options: argparse.Namespace) -> int:
     return journal_tool.run(options.action, options.dir)
 
 
-def _version(_options: argparse.Namespace) -> int:
+def _own_version() -> str:
     try:
-        own = version("forebay")
+        return f"forebay {version('forebay')}"
     except PackageNotFoundError:
-        own = "(a checkout that is not installed)"
-    print(f"forebay {own}")
+        return "forebay (a checkout that is not installed)"
+
+
+def _version(_options: argparse.Namespace) -> int:
+    print(_own_version())
     print(f"python {platform.python_version()} ({platform.python_implementation()})")
     print("compiled" if COMPILED else "interpreted")
     print(f"uvloop {version('uvloop')}")

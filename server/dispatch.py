@@ -32,6 +32,7 @@ from protocol.limits import OUTPUT_HIGH_WATER
 from protocol.replies import NIL_ARRAY, NO_REPLY, OK, Error, Status
 from server import errors
 from server.afterwards import at_once, correct_deletes, count_failed, outcome, read_by, tell_misses, unless_muted
+from server.answers import ANSWERS
 from server.blocking import Blocking, Retry, Waiter
 from server.commands.context import Blocked, Wait
 from server.commands.spec import FRESH, IMMEDIATE, KEYSPACE, WRITE, CommandSpec, spellings
@@ -106,6 +107,8 @@ class Dispatch:
         self.managed_db = keyspace.database(0)
         self._table = spellings(COMMANDS)
         self._roads = Roads(self._table)
+        for name, answer in ANSWERS.items():
+            COMMANDS[name].answer = answer
         # Plain SET under a write-behind rule has a road of its own. None: not while every handler is timed.
         self._set: CommandSpec | None = COMMANDS["set"]
         self._short = ShortWrite(engine)
@@ -145,8 +148,10 @@ class Dispatch:
         spec = self._ordinary.get(argv[0])
         if spec is None or session.state:
             return None
+        if spec.grows and self.keyspace.limited and not self.keyspace.make_room():
+            return None
         answer = spec.answer
-        if answer is not None and not (spec.writes and (self.engine.active or self.keyspace.limited)):
+        if answer is not None and not (spec.writes and self.engine.active):
             wire = answer(session, argv)
             if wire is not None:
                 return wire
@@ -157,8 +162,6 @@ class Dispatch:
         try:
             if self.engine.active and session.db is self.managed_db:
                 if spec.writes:
-                    if spec.grows and self.keyspace.limited:
-                        return None
                     spec.calls += 1
                     reply = self._write(session, spec, argv, True)
                     if session.waiting is not None:
@@ -173,8 +176,6 @@ class Dispatch:
                         if session.waiting is not None:
                             return b""
             else:
-                if spec.grows and self.keyspace.limited:
-                    return None
                 spec.calls += 1
                 reply = spec.handler(session, argv)
         except CommandError as error:

@@ -29,8 +29,11 @@ def run(action: str, directory: Path) -> int:
         # Looking must not create what is not there.
         disk.names(path)
         lock = lock_directory(disk, path)
-    except (OSError, JournalError) as error:
+    except JournalError as error:
         print(f"forebay: {error}", file=sys.stderr)
+        return UNUSABLE
+    except OSError as failure:
+        print(f"forebay: {path}: {failure.strerror or failure}", file=sys.stderr)
         return UNUSABLE
     try:
         return _ACTIONS[action](disk, path)

@@ -27,7 +27,7 @@ from server.commands import hashes, lists, sets, sorted_sets, strings
 from server.commands.args import READY_DIGITS, TEXTS, integer_text, parse_integer
 from server.commands.context import Context
 from server.commands.scores import PLAIN_DIGITS
-from server.commands.spec import COMMANDS, Handler
+from server.commands.spec import Handler
 from server.keyspace.database import Database
 from server.keyspace.entry import Entry
 from server.keyspace.keyspace import Keyspace
@@ -49,7 +49,7 @@ _ZERO: Final = INTEGERS[0]
 _ONE: Final = INTEGERS[1]
 # By the text of a small number: that of the next one, the reply that tells it, and by how many bytes it is longer. Made
 # once, a megabyte; most counters stand at one of them.
-_STEPS: Final[dict[bytes, tuple[bytes, bytes, int]]] = {
+STEPS: Final[dict[bytes, tuple[bytes, bytes, int]]] = {
     text: (after, b":%b\r\n" % after, len(after) - len(text)) for text, after in pairwise(TEXTS)
 }
 # Numbers within this are added to without a look at the bounds of 64 bits.
@@ -165,7 +165,7 @@ def _incrs(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out:
         if not isinstance(value, bytes):
             break
         after = entry.seat.after
-        step = _STEPS.get(value) if len(value) < READY_DIGITS else None
+        step = STEPS.get(value) if len(value) < READY_DIGITS else None
         if step is None:
             number = parse_integer(value)
             if number is None or not -_NEAR < number < _NEAR:
@@ -451,64 +451,3 @@ def run_weighed(
         if at < stop:
             break
     return at
-
-
-# -- one alone --------------------------------------------------------------------------------------------------------
-#
-# GET and SET are most of what comes alone. For the plain case everything between its words and its encoded reply is in
-# one frame; None: nothing has been done, and the handler has to do it.
-
-_GET: Final = COMMANDS["get"]
-_SET: Final = COMMANDS["set"]
-_get: Final[Handler] = strings.get
-_set: Final[Handler] = strings.set_
-_OK: Final = OK.wire
-
-
-def _answer_get(ctx: Context, argv: list[bytes]) -> bytes | None:
-    # As Database.find, for a plain string that does not expire; which rules there are does not matter to that.
-    if len(argv) != 2:
-        return None
-    db = ctx.db
-    key = argv[1]
-    hashed = tagged(key) if 123 in key else key
-    entry = db.tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
-    if entry is None or _GET.handler is not _get:
-        return None
-    after = entry.seat.after
-    value = entry.value
-    if after is None or not isinstance(value, bytes):
-        return None
-    length = len(value)
-    if length >= _SHORT_BULK:
-        return None
-    entry.seat = after
-    entry.life = db.moment
-    db.hits += 1
-    _GET.calls += 1
-    return BULK_HEADERS[length] + value + CRLF
-
-
-def _answer_set(ctx: Context, argv: list[bytes]) -> bytes | None:
-    # As Database.put, for a plain string over a plain string. The caller has asked about rules and room.
-    if len(argv) != 3:
-        return None
-    db = ctx.db
-    key = argv[1]
-    hashed = tagged(key) if 123 in key else key
-    entry = db.tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
-    if entry is None or db.heeded or entry.life.weight or _SET.handler is not _set:
-        return None
-    value = argv[2]
-    grown = len(value) - len(entry.value)  # type: ignore[arg-type]
-    entry.value = value
-    entry.life = db.moment
-    if grown:
-        entry.seat.home.grew(entry, grown)
-    db.mutations += 1
-    _SET.calls += 1
-    return _OK
-
-
-_GET.answer = _answer_get
-_SET.answer = _answer_set

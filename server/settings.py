@@ -54,6 +54,9 @@ class RuntimeSettings:
             setting = self._settings.get(name)
             if setting is None:
                 raise ValueError(f"Unknown option or number of arguments for CONFIG SET - '{name}'")
+            if setting.check is None and text == setting.read():
+                # What is so already: scripts send `CONFIG SET save ""` to whatever server they meet.
+                continue
             if setting.check is None:
                 raise ValueError(
                     f"CONFIG SET failed (possibly related to argument '{name}') - can't set immutable config"

@@ -1,4 +1,4 @@
-"""ThroughSets: SET, plain or with a lifetime, SETEX and DEL of one key under write-through wait without a task.
+"""ThroughSets: SET, plain or with a lifetime, SETEX, DEL of one key and INCR under write-through wait without a task.
 
 What becomes of the row and of memory is in persistence/short_through.py.
 """
@@ -16,7 +16,17 @@ from persistence.mapping import RowOp
 from persistence.short_through import ShortThrough, ThroughWrite
 from protocol.replies import OK
 from server.blocking import Blocking
-from server.commands.args import LIFETIMES, MILLISECONDS, NO_LIFETIME, SECONDS, positive_deadline
+from server.commands.args import (
+    INT64_MAX,
+    INT64_MIN,
+    LIFETIMES,
+    MILLISECONDS,
+    NO_LIFETIME,
+    SECONDS,
+    integer_text,
+    parse_integer,
+    positive_deadline,
+)
 from server.commands.spec import DELETES, CommandSpec
 from server.keyspace.keyspace import Keyspace
 from server.session import Session
@@ -24,6 +34,9 @@ from server.store_errors import EXPECTED, reply_of
 
 log = logging.getLogger("forebay.through_sets")
 
+# What adds one, and what adds a number that it is given: with which sign.
+_STEPS: Final = {"incr": 1, "decr": -1}
+_SIGNS: Final = {"incrby": 1, "decrby": -1}
 # SET by other names, with the lifetime before the value: its unit.
 _UNITS: Final = {"setex": SECONDS, "psetex": MILLISECONDS}
 
@@ -46,6 +59,7 @@ class ThroughSet(ThroughWrite):
         self.prefix = prefix
         self.value = value
         self.deadline_ms = deadline_ms
+        self.is_sum = False
         self._spec = spec
 
     def answer(self) -> object:
@@ -71,6 +85,32 @@ class ThroughDelete(ThroughWrite):
         return reply_of(self.error)
 
 
+class ThroughSum(ThroughWrite):
+    """INCR, DECR, INCRBY or DECRBY of a key that memory has: the reply is the sum."""
+
+    __slots__ = ("_spec", "_sum")
+
+    def __init__(
+        self,
+        spec: CommandSpec,
+        key: bytes,
+        prefix: ManagedPrefix,
+        accepted: tuple[RowOp, object],
+        deadline_ms: int,
+        sum_: int,
+    ) -> None:
+        super().__init__(key, prefix, accepted[0], accepted[1], deadline_ms)
+        self.is_sum = True
+        self._spec = spec
+        self._sum = sum_
+
+    def answer(self) -> object:
+        if self.error is None:
+            return self._sum
+        self._spec.failed += 1
+        return reply_of(self.error)
+
+
 class ThroughSets:
     """Those of one dispatch."""
 
@@ -90,7 +130,11 @@ class ThroughSets:
         if not self.is_open:
             return None
         if words == 2:
-            return self._delete(session, spec, argv[1]) if spec.flags & DELETES else None
+            if spec.flags & DELETES:
+                return self._delete(session, spec, argv[1])
+            return self._add(session, spec, argv[1], b"1", _STEPS[spec.name]) if spec.name in _STEPS else None
+        if words == 3:
+            return self._add(session, spec, argv[1], argv[2], _SIGNS[spec.name]) if spec.name in _SIGNS else None
         if words == 5 and spec is self._set:
             unit = LIFETIMES.get(argv[3], NO_LIFETIME)
             return self._run_for(session, spec, argv[1], argv[2], unit, argv[4]) if unit != NO_LIFETIME else None
@@ -132,6 +176,31 @@ class ThroughSets:
             return reply_of(error)
         if op is not None:
             write = ThroughDelete(spec, key, prefix, op)
+            session.waiting = write
+            short.send(write)
+        return None
+
+    def _add(self, session: Session, spec: CommandSpec, key: bytes, amount: bytes, sign: int) -> object:
+        # (Whatever is refused is refused by the handler.)
+        short = self._short
+        prefix = short.prefix_of(key)
+        held = short.held_text(key, prefix) if prefix is not None else None
+        added = parse_integer(amount)
+        if prefix is None or held is None or added is None:
+            return None
+        text, deadline_ms = held
+        old = parse_integer(text)
+        if old is None:
+            return None
+        new = old + sign * added
+        if not INT64_MIN < new <= INT64_MAX:
+            return None
+        try:
+            accepted = short.accept(key, prefix, integer_text(new), NEVER)
+        except EXPECTED as error:
+            return reply_of(error)
+        if accepted is not None:
+            write = ThroughSum(spec, key, prefix, accepted, deadline_ms, new)
             session.waiting = write
             short.send(write)
         return None

@@ -80,6 +80,27 @@ def test_hook_without_a_compiler_leaves_the_wheel_interpreted(
     assert "no C compiler" in capsys.readouterr().err
 
 
+def test_hook_puts_what_it_made_into_the_wheel_and_leaves_no_work_behind(
+    builder: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works: list[Path] = []
+
+    def build(root: Path, work: Path, command: list[str]) -> dict[str, Path]:
+        works.append(work)
+        return {"protocol/quick.so": work / "quick.so"}
+
+    monkeypatch.setattr(builder, "build", build)
+    monkeypatch.setattr(builder, "compiler", lambda: ["cc"])
+    hook = hook_of(builder, ROOT)
+    data: dict[str, Any] = {"force_include": {}, "pure_python": True}
+    hook.initialize("standard", data)
+    assert data["force_include"] == {str(works[0] / "quick.so"): "protocol/quick.so"}
+    # A wheel for this Python on this machine, and not for any.
+    assert (data["pure_python"], data["infer_tag"]) == (False, True)
+    hook.finalize("standard", data, "")
+    assert not works[0].exists()
+
+
 def test_hook_leaves_an_editable_installation_alone(builder: ModuleType) -> None:
     data: dict[str, Any] = {"force_include": {}, "pure_python": True}
     hook = hook_of(builder, ROOT)

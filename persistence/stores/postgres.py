@@ -128,9 +128,10 @@ _DESCRIBE_TYPES: Final = f"""
 SELECT t.oid::int8 AS oid, {_TYPE_NAME} AS type
 FROM pg_type t JOIN pg_namespace tn ON tn.oid = t.typnamespace WHERE t.oid = ANY($1::oid[])"""
 
-# The lock: two servers that create the same table at once would meet in pg_type.
+# The lock: two servers that create the same table at once would meet in pg_type. (In a block, because an operator who
+# runs this by psql need not see a row.)
 CREATE_GENERIC: Final = f"""
-SELECT pg_advisory_xact_lock(hashtext('{GENERIC_TABLE}'));
+DO $$BEGIN PERFORM pg_advisory_xact_lock(hashtext('{GENERIC_TABLE}')); END$$;
 CREATE TABLE IF NOT EXISTS {GENERIC_TABLE} (
     key text PRIMARY KEY,
     kind text NOT NULL,
@@ -146,7 +147,7 @@ DELETE FROM {GENERIC_TABLE} WHERE key IN (
     ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)"""
 
 CREATE_APPLIED: Final = f"""
-SELECT pg_advisory_xact_lock(hashtext('{APPLIED_TABLE}'));
+DO $$BEGIN PERFORM pg_advisory_xact_lock(hashtext('{APPLIED_TABLE}')); END$$;
 CREATE TABLE IF NOT EXISTS {APPLIED_TABLE} (
     node text NOT NULL,
     batch bigint NOT NULL,

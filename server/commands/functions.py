@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.replies import OK, Error, Map, SetOf
+from protocol.replies import OK, Error, Map, SetOf, Status
 from server.commands.context import Context
 from server.commands.function_payload import libraries_of_payload, payload_of_libraries
 from server.commands.rdb_encodings import Malformed
@@ -168,7 +168,8 @@ def function_list(ctx: Context, argv: list[bytes]) -> object:
 
 
 def _described(name: bytes, description: bytes | None, flags: list[bytes]) -> Map:
-    return Map([(b"name", name), (b"description", description), (b"flags", SetOf(flags))])
+    shown = SetOf([Status(flag.decode()) for flag in flags])
+    return Map([(b"name", name), (b"description", description), (b"flags", shown)])
 
 
 @command(

@@ -124,7 +124,7 @@ class CommandSpec:
         # The arguments as redis.io prints them: `key value [NX | XX] [EX seconds]`.
         self.syntax = syntax
         self.subcommands: dict[bytes, CommandSpec] = {}
-        # Does all of a plain call that came alone, and gives its encoded reply (server/runs.py). None: no such text.
+        # Does all of a plain call that came alone, and gives its encoded reply (server/answers.py). None: no such text.
         self.answer: Answer | None = None
         # Counters for INFO commandstats.
         self.calls = 0

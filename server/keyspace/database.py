@@ -347,6 +347,18 @@ class Database:
             self._tell(key, event)
         return entry
 
+    def overwrite(self, entry: object, text: bytes, event: bytes) -> None:
+        """Let a string from `held` hold another text; its lease and deadline stay. For the engine."""
+        assert isinstance(entry, Entry)
+        grown = len(text) - len(entry.value)  # type: ignore[arg-type]
+        entry.value = text
+        if grown:
+            entry.seat.home.grew(entry, grown)
+        entry.own_life().access_s = self.moment.access_s
+        self.mutations += 1
+        if self.heeded:
+            self._tell(entry.key, event)
+
     def rewrite(self, key: bytes, text: bytes, prefix: object, is_generic: bool, seq: int) -> Entry | None:
         """A plain SET over a string under the same rule, by the unsaved change with that sequence (0: it is saved): the
         entry, with a new term for its lease as if it were a new one. For the engine.

@@ -17,6 +17,7 @@ from heapq import heapify, heappop, heappush
 
 from persistence.change import NEVER
 from server.keyspace.entry import Entry, LeasedLife
+from server.keyspace.weights import RECORD_OVERHEAD, SECOND_OVERHEAD
 
 # Leftovers that are tolerated whatever the number of living keys: sweeping a small wheel is not worth a thought.
 _SLACK = 4096
@@ -181,6 +182,12 @@ class ExpiryWheel:
         self._sweeping = 0
         self._kept = []
         return held
+
+    def overhead_bytes(self) -> int:
+        """Estimated bytes of records and buckets, as far as living keys may have them: no eviction would free the
+        others."""
+        filed = self._filed
+        return RECORD_OVERHEAD * filed + SECOND_OVERHEAD * min(len(self._buckets), filed)
 
     def __len__(self) -> int:
         return self._filed

@@ -213,13 +213,14 @@ class Keyspace:
     def _held(self) -> int:
         return self.shared.tally.bytes + self._ledger.own_bytes
 
-    def survey(self, reserve: int, leases: int = 0) -> None:
+    def survey(self, reserve: int, leases: int = 0, told_twice: int = 0) -> None:
         """Count anew what wheels, policies and so many leases take, and keep `reserve` bytes of the limit free.
-        O(shards)."""
+        `told_twice` are bytes that weights have and copies of rows do not (weights.py). O(shards)."""
         timed = sum([database.volatile() for database in self.opened])
         groups = [self.shared, *self.own.values()]
         ordering = sum([policy.stats().overhead_bytes for group in groups for policy in group.policies])
-        self._structures = TIMED_OVERHEAD * timed + LEASE_OVERHEAD * leases + ordering
+        ordering += sum([shard.wheel.overhead_bytes() for database in self.opened for shard in database.shards])
+        self._structures = TIMED_OVERHEAD * timed + LEASE_OVERHEAD * leases + ordering - told_twice
         self.reserve = reserve
         self._set_ceiling()
 

@@ -3,13 +3,25 @@
 The constants are CPython's object sizes on 64-bit builds, rounded up to the allocator's 16-byte steps and with
 dictionaries and sets at their average fill. They are estimates: a table that has just doubled is half empty, a small
 container has a little for nothing, and a weight must be a sum over members to be kept by deltas. So they are chosen to
-be within a tenth of what the process grows by from ten members to a million; `bench/memory.py` shows it. (For a sorted
-set of three it is 0.85, for a stream of one entry 0.93.)
+be within a tenth of what the process grows by where sizes are mixed; `bench/memory.py` shows it. Of keys that all have
+the same number of members it may be more: dictionaries double, between 0.9 and 1.1 (for a sorted set of one member 0.6
+to 0.7), and sets quadruple until they have fifty thousand members, between 0.7 and 1.2.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from types import FunctionType
 from typing import Final
+
+
+def key_weight(key: bytes) -> int:
+    """Bytes that a key costs whatever it holds."""
+    return ENTRY_OVERHEAD + BYTES_OVERHEAD + len(key)
+
+
+# What an integer costs to which one attribute refers: an object, or in a compiled class nothing more.
+_NUMBER: Final[int] = 32 if isinstance(key_weight, FunctionType) else 0
 
 # bytes object: header 33, rounded to the allocator's step.
 BYTES_OVERHEAD: Final = 40
@@ -19,17 +31,21 @@ ENTRY_OVERHEAD: Final = 126
 LIFE_OVERHEAD: Final = 64
 # Everything of a string key but its key's and value's own bytes.
 STRING_OVERHEAD: Final = ENTRY_OVERHEAD + 2 * BYTES_OVERHEAD
-# What a time to live adds to a key: a life, its deadline, its second, its record in the wheel.
-TIMED_OVERHEAD: Final = LIFE_OVERHEAD + 32 + 32 + 48
+# What a time to live adds to a key: a life, its deadline and its second. Beside it, in the wheel, its record; and a
+# second in which something runs out, with its list, its places in dictionary and heap, and its number. (These are many
+# where few keys are spread over many seconds.)
+TIMED_OVERHEAD: Final[int] = LIFE_OVERHEAD + 16 + 2 * _NUMBER
+RECORD_OVERHEAD: Final = 9
+SECOND_OVERHEAD: Final = 220
 # What being the copy of a row adds to a key with a time to live, as nearly all have: a somewhat larger life, and its
-# lease with the numbers in that. Between what it adds to a row that came with others, whose leases share their numbers
-# and their place in the wheel (104 less), and to one that came alone (180 more).
-LEASE_OVERHEAD: Final = 16 + 216
-# What an unsaved change adds to a key beside its value, which both share: its place in the queue, its target, what the
-# journal knows of it, and the sequences in all of them.
-UNSAVED_OVERHEAD: Final = 450
+# lease. Of the numbers in these, copies that came together share all; one that came alone has five of its own, and
+# is told for so much less than it is (interpreted, 130 bytes).
+LEASE_OVERHEAD: Final[int] = 168 - _NUMBER
+# What an unsaved change adds to a key beside its value, which both share: its place in the queue, what the journal
+# knows of it, and the sequences in all of them. (A plain SET takes less than any other change.)
+UNSAVED_OVERHEAD: Final[int] = 392 - _NUMBER
 # An empty dict; and a field's share of it at average fill.
-DICT_OVERHEAD: Final = LIFE_OVERHEAD + 106
+DICT_OVERHEAD: Final = LIFE_OVERHEAD + 140
 FIELD_OVERHEAD: Final = 48 + 2 * BYTES_OVERHEAD
 # What a field's own deadline adds: a place in a dictionary, an integer, a pair in a heap.
 DEADLINE_OVERHEAD: Final = 48 + 32 + 64
@@ -40,7 +56,7 @@ MEMBER_OVERHEAD: Final = 56 + BYTES_OVERHEAD
 LIST_OVERHEAD: Final = LIFE_OVERHEAD + 306
 ITEM_OVERHEAD: Final = 12 + BYTES_OVERHEAD
 # An empty SortedSet with its dictionary and order; and a member's share of them, with its score and two places.
-SORTED_SET_OVERHEAD: Final = LIFE_OVERHEAD + 40
+SORTED_SET_OVERHEAD: Final = LIFE_OVERHEAD + 88
 SCORED_OVERHEAD: Final = 40 + 32 + 20 + BYTES_OVERHEAD
 
 # A word of a stream's entry; an entry beside its words, with its id; an empty Stream; and what a group and its members
@@ -64,9 +80,10 @@ def string_weight(size: int) -> int:
     return _STRING_WEIGHTS[size] if size < _SHARED_WEIGHTS else STRING_OVERHEAD + size
 
 
-def key_weight(key: bytes) -> int:
-    """Bytes that a key costs whatever it holds."""
-    return ENTRY_OVERHEAD + BYTES_OVERHEAD + len(key)
+def told_twice(names: Iterable[bytes]) -> int:
+    """Bytes that a copy of a row, if it is no string, does not cost though its weight and its lease's say so: a second
+    life; and the names of a hash's fields, which belong to the mapping. (Copies that a client wrote have their own.)"""
+    return LIFE_OVERHEAD + sum([BYTES_OVERHEAD + len(name) for name in names])
 
 
 def field_weight(field: bytes, value: bytes) -> int:

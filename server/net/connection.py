@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import time
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from persistence.parked import Parked
 from protocol.encoder import BULK_HEADERS, encode_into
@@ -31,7 +31,6 @@ from protocol.limits import (
 from protocol.parser import RequestParser
 from protocol.quick import ALONE, alone
 from protocol.replies import Error, Status
-from server.clock import SystemClock
 from server.commands.spec import CommandSpec
 from server.dispatch import Dispatch
 from server.keyspace.keyspace import Keyspace
@@ -58,6 +57,14 @@ _COPIED: Final = 64 << 10
 _AHEAD: Final = 256 << 10
 
 
+class Milliseconds(Protocol):
+    """A clock that tells when what it says ends: `next_s` is the monotonic second of the next millisecond."""
+
+    next_s: float
+
+    def now_ms(self) -> int: ...
+
+
 class Peers:
     """What connections share: the dispatch, the keyspace and its clock, and the open connections by client id."""
 
@@ -76,7 +83,7 @@ class Peers:
         "total",
     )
 
-    def __init__(self, dispatch: Dispatch, keyspace: Keyspace, clock: SystemClock) -> None:
+    def __init__(self, dispatch: Dispatch, keyspace: Keyspace, clock: Milliseconds) -> None:
         self.dispatch = dispatch
         self.keyspace = keyspace
         self.clock = clock
@@ -362,8 +369,10 @@ class Connection(asyncio.Protocol):
                 position = dispatch.run_batch(session, commands, position, out)
             self._last = commands[position - 1][0]
             if session.hold_seq:
-                self._commands = commands
-                self._position = position
+                # (What has been run is given back while it is in the processor's cache.)
+                is_over = position >= len(commands)
+                self._commands = _NOTHING if is_over else commands
+                self._position = 0 if is_over else position
                 self._hold(out, dispatch.long_bytes)
                 return
             if out:

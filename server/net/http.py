@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from server.net.listener import reason
+from server.net.addresses import cannot_listen
 
 _log = logging.getLogger(__name__)
 
@@ -80,8 +80,7 @@ class HttpServer:
             await web.TCPSite(runner, *self._bind).start()
         except OSError as error:
             await runner.cleanup()
-            where = "{}:{}".format(*self._bind)
-            raise OSError(error.errno, f"http.bind: cannot listen on {where}: {reason(error)}") from error
+            raise cannot_listen("{}:{} (http.bind)".format(*self._bind), error) from error
         self._runner = runner
 
     async def stop(self) -> None:

@@ -16,6 +16,7 @@ from protocol.replies import Error
 from server import errors
 from server.commands.context import Server
 from server.config import ServerConfig
+from server.net.addresses import cannot_listen
 from server.net.connection import Connection, Peers
 from server.session import Session
 
@@ -71,7 +72,7 @@ class Listener:
             try:
                 server = await self._listen(address, port)
             except OSError as error:
-                raise OSError(error.errno, f"cannot listen on {address}:{port}: {reason(error)}") from error
+                raise cannot_listen(f"{address}:{port}", error) from error
             self._servers.append(server)
             for sock in server.sockets:
                 name = sock.getsockname()
@@ -85,7 +86,7 @@ class Listener:
             try:
                 server = await loop.create_unix_server(self._enter, path, backlog=_BACKLOG)
             except OSError as error:
-                raise OSError(error.errno, f"cannot listen on {path}: {reason(error)}") from error
+                raise cannot_listen(path, error) from error
             os.chmod(path, self.config.unix_socket_mode)
             self._servers.append(server)
             self.addresses.append(f"unix:{path}")
@@ -137,11 +138,6 @@ class Listener:
         connection = Connection(self.peers, session, self._now_ms())
         session.outlet = connection
         return connection
-
-
-def reason(error: OSError) -> str:
-    """What the system says, without what the event loop says of itself around it."""
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
 
 
 def _is_numeric(address: str) -> bool:

@@ -121,6 +121,7 @@ async def test_a_kill_with_one_flush_sent_and_one_announced_loses_and_repeats_no
     async with Life(store, (KV,), FakeDisk()) as first:
         queue = await write(first, FIRST + SECOND)
         await eventually(lambda: first.journal.stats().undecided_batches == 2)
+        await eventually(lambda: len(saved(store)) == len(FIRST) * committed)
         assert len(queue.flying) == len(FIRST + SECOND)
         disk = first.kill()
     desk.before = desk.after = None

@@ -16,6 +16,7 @@ from persistence.stores.memory import AFTER, BEFORE, MemoryStore
 from protocol.decoder import ReplyError
 from protocol.quick import COMPILED
 from tests.support.fake_disk import FakeDisk
+from tests.support.journals import StillClock
 from tests.support.lives import Life, shop_store
 from tests.support.waiting import eventually
 
@@ -398,6 +399,22 @@ async def test_a_recovered_lifetime_of_a_row_that_is_gone_is_no_dead_letter() ->
         await second.flush()
         assert await second.call("CACHE.DLQ", "COUNT") == 0
         assert await second.call("GET", "kv:a") is None
+
+
+async def test_what_was_recorded_before_the_clock_was_set_back_is_saved_no_later_for_it() -> None:
+    store = shop_store()
+    rules = (rule("kv:", write_delay_s=1.0),)
+    clock = StillClock()
+    async with Life(store, rules, FakeDisk(), clock=clock) as first:
+        await first.call("SET", "kv:a", "before")
+        disk = first.kill()
+    clock.offset_ms -= 3_600_000
+    async with Life(store, rules, disk, clock=clock) as second:
+        await second.call("SET", "kv:b", "after")
+        clock.ms += 1000
+        second.engine.queues["main"].flusher.wake()
+        await eventually(lambda: not second.engine.unsaved())
+    assert len(store.tables["forebay_kv"].rows) == 2
 
 
 # -- giving up, and dead letters --------------------------------------------------------------------------------------

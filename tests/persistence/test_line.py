@@ -10,7 +10,7 @@ from persistence.breaker import Breaker
 from persistence.change import DELETE, NEVER, STRING, WRITE, Change
 from persistence.journal_ledger import Ledger
 from persistence.journal_records import Recorded, pack_change, read_records
-from persistence.line import CHUNK_BITS, SHARD_MASK, Line
+from persistence.line import CHUNK_BITS, SHARD_MASK, Line, Text
 from persistence.managed import ManagedPrefix, Target
 from persistence.pending import PENDING_OVERHEAD, Pending
 from persistence.prefixes import READ_THROUGH, WRITE_BEHIND, PrefixRule, Template
@@ -30,7 +30,7 @@ def pending_of(prefix: ManagedPrefix, key: bytes, seq: int) -> Pending:
 
 def put_text(line: Line, key: bytes, value: bytes, seq: int) -> None:
     """As the queue does it of a key of which nothing waits."""
-    line.shards[hash(key) & SHARD_MASK][key] = (value, seq, seq, seq * 10)
+    line.shards[hash(key) & SHARD_MASK][key] = Text(value, seq, seq * 10)
     line.chunk_of(seq)[seq] = key
     line.came(seq, 1)
 
@@ -111,7 +111,7 @@ def test_no_dictionary_grows_with_the_number_of_unsaved_keys(prefix: ManagedPref
     for first in range(1, keys, 1000):
         ledger.begin_group(first)
         names = [b"kv:%d" % seq for seq in range(first, first + 1000)]
-        ledger.record_texts("kv:", names, [b"v"] * 1000, first, 1, [])
+        ledger.record_texts("kv:", names, [b"v"] * 1000, [0] * 1000, first, 1, 0, [])
         for seq, name in enumerate(names, first):
             put_text(line, name, b"v", seq)
     share = 1.2 * keys / (SHARD_MASK + 1)
@@ -124,11 +124,13 @@ def test_no_dictionary_grows_with_the_number_of_unsaved_keys(prefix: ManagedPref
 # -- the same in the journal ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("noted", [0, 1_699_999_999_300], ids=["asked", "not asked"])
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 65_535, 65_536])
-def test_pieces_of_a_text_are_the_record_of_its_change(size: int) -> None:
+def test_pieces_of_a_text_are_the_record_of_its_change(size: int, noted: int) -> None:
     pieces: list[bytes] = []
     key = b"kv:" + b"k" * size
-    told = Ledger().record_texts("kv:", [key, key], [b"v" * size, b"w" * size], 5, 1_700_000_000_000, pieces)
+    values = [b"v" * size, b"w" * size]
+    told = Ledger().record_texts("kv:", [key, key], values, [0, noted], 5, 1_700_000_000_000, 700, pieces)
     body = b"".join(pieces)
     assert told == len(body)
     packed = [
@@ -146,11 +148,11 @@ def test_oldest_group_that_is_needed_follows_what_is_settled_and_overwritten() -
     ledger = Ledger()
     for first in (10, 20, 30):
         ledger.begin_group(first)
-        ledger.record_texts("kv:", [b"%d" % first, b"twice"], [b"v", b"v"], first, 1, [])
+        ledger.record_texts("kv:", [b"%d" % first, b"twice"], [b"v", b"v"], [0, 0], first, 1, 0, [])
     assert ledger.floor(99) == 10
     ledger.settle([("kv:", b"10", 10)])
     assert ledger.floor(99) == 20
-    ledger.record_text("kv:", b"20", b"again", 32, 1)
+    ledger.record_text("kv:", b"20", b"again", 0, 32, 1)
     assert (ledger.floor(99), ledger.unsaved_keys()) == (30, 3)
     ledger.settle([("kv:", b"20", 20), ("kv:", b"twice", 31), ("kv:", b"30", 30)])
     assert (ledger.floor(99), ledger.unsaved_keys(), ledger.needed_from("kv:", b"20")) == (30, 1, 32)

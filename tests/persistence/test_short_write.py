@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
+from random import Random
 from typing import Any
 
 import pytest
 
 from persistence.change import NEVER
+from persistence.errors import StoreDown, StoreTimeout
 from persistence.prefixes import READ_THROUGH, WRITE_BEHIND, WRITE_THROUGH, PrefixRule, RuleTable, Template
 from persistence.reload import reload
 from persistence.short_write import LONG, PLAIN, THROUGH
+from persistence.stores.memory import BEFORE
 from protocol.decoder import ReplyError
 from protocol.encoder import encode_into
 from server.keyspace.entry import Entry
@@ -316,3 +320,55 @@ async def test_pipeline_of_sets_is_refused_while_the_journal_is() -> None:
         replies = await pipeline(life, [[b"SET", key, value] for key, value in RUN])
         assert replies.count(b"-MISCONF ") == replies.count(b"the journal is full\r\n") == len(RUN)
         assert life.engine.queues["main"].count() == 1
+
+
+async def ill_at_random(random: Random, moment: str, operation: str) -> None:
+    """Every fourth transaction is not begun, every fourth has no answer."""
+    if operation == "apply" and random.random() < 0.25:
+        raise StoreDown("away") if moment == BEFORE else StoreTimeout("late")
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_texts_that_the_ledger_was_not_told_of_hold_their_segment_and_come_back_after_a_kill(seed: int) -> None:
+    random = Random(seed)
+    store = shop_store()
+    store.fault = partial(ill_at_random, random)
+    expected: dict[bytes, bytes | None] = {}
+    async with Life(store, (GENERIC,), FakeDisk(), "everysec", segment_bytes=2048) as life:
+        queue = life.engine.queues["main"]
+        way = life.engine.prefixes["kv:"]
+        for turn in range(150 + random.randrange(100)):
+            sets = [[b"SET", b"kv:%d" % random.randrange(24), b"%d" % turn * 9] for _ in range(random.randrange(1, 8))]
+            await pipeline(life, sets)
+            expected |= {key: value for _, key, value in sets}
+            odd = random.choice((b"SET", b"DEL", b"PERSIST"))
+            key = b"kv:%d" % random.randrange(24)
+            await life.call(odd, key, *([b"alone"] if odd == b"SET" else []))
+            if odd != b"PERSIST":
+                expected[key] = b"alone" if odd == b"SET" else None
+            if random.random() < 0.3:
+                queue.hurry()
+            await asyncio.sleep(0)
+            oldest = life.journal._writer.segments[0].first
+            for key, waiting in [item for shard in queue.backlog_of(way).pendings.shards for item in shard.items()]:
+                assert oldest <= waiting.seq and 0 < life.journal._ledger.needed_from("kv:", key) <= waiting.seq
+        assert len(life.journal._writer.segments) > 1 and way.counters.coalesced > 100
+        await life.journal.wait_durable(life.journal.next_seq - 1)
+        disk = life.kill()
+    store.fault = None
+    async with Life(store, (GENERIC,), disk) as life:
+        await life.flush()
+        for key, value in expected.items():
+            life.engine.invalidate(key)
+            assert await life.call("GET", key) == value
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+async def test_unsaved_key_that_is_overwritten_again_and_again_holds_no_old_segment(at_once: int) -> None:
+    async with Life(shop_store(), (GENERIC,), FakeDisk(), "everysec", segment_bytes=2048) as life:
+        for _ in range(60):
+            await pipeline(life, [[b"SET", b"kv:1", b"v" * 200]] * at_once)
+            await asyncio.sleep(0)
+        await life.journal.wait_synced(life.journal.next_seq - 1)
+        await eventually(lambda: len(life.journal._writer.segments) <= 2)
+        assert life.journal._writer.segments[0].number > 3

@@ -6,11 +6,14 @@ import asyncio
 from dataclasses import replace
 from typing import Final
 
+import pytest
+
 from persistence.prefixes import READ_THROUGH, WRITE_BEHIND, PrefixRule, RuleTable, Template
 from persistence.reload import reload
 from protocol.decoder import ReplyError
 from tests.persistence.test_flusher import Desk, Gate
 from tests.support.fake_disk import FakeDisk
+from tests.support.journals import StillClock
 from tests.support.lives import Life, shop_store
 from tests.support.waiting import eventually
 
@@ -23,6 +26,16 @@ USERS: Final = PrefixRule(
     table="users",
     value="hash",
     columns=(("name", "name"), ("n", "n")),
+)
+
+ITEMS: Final = replace(
+    USERS,
+    template=Template("item:{id:int}"),
+    table="items",
+    value="column",
+    column="body",
+    columns=(),
+    negative_ttl_s=60.0,
 )
 
 
@@ -39,6 +52,63 @@ async def test_what_was_voided_while_a_change_was_unsaved_is_void_after_the_next
         await life.flush()
         assert store.tables["users"].rows[1,] == {"id": 1, "name": "eve", "n": 3}
         assert await life.call("HGETALL", "user:1") == [b"name", b"eve", b"n", b"3"]
+
+
+@pytest.mark.parametrize("news", ["told", "invalidated", "voided", "expired"])
+async def test_a_row_that_is_written_all_the_time_is_seen_as_others_have_changed_it(news: str) -> None:
+    store = shop_store()
+    clock = StillClock()
+    async with Life(store, (replace(USERS, ttl_s=60.0, ttl_jitter=0.0),), FakeDisk(), clock=clock) as life:
+        await life.call("HSET", "user:1", "name", "ann", "n", 0)
+        await life.flush()
+        await life.call("HGET", "user:1", "n")
+        queue = life.engine.queues["main"]
+        desk = Desk(store)
+        await life.call("HINCRBY", "user:1", "n", 1)
+        store.tables["users"].rows[1,]["name"] = "eve"
+        if news == "told":
+            life.engine.row_changed(life.engine.prefixes[USERS.name], ("1",))
+        elif news == "invalidated":
+            assert await life.call("CACHE.INVALIDATE", "user:1") == 0
+        elif news == "voided":
+            await life.call("CACHE.BUMP", "user:")
+        else:
+            clock.ms += 61_000
+        for number in range(1, 4):
+            # Some change is unsaved at every moment.
+            desk.before = gate = Gate()
+            queue.hurry()
+            await eventually(lambda sent=number: len(desk.asked) == sent)
+            counting = asyncio.create_task(life.call("HINCRBY", "user:1", "n", 1, session=life.new_session()))
+            await asyncio.sleep(0)
+            gate.opened.set()
+            assert await counting == number + 1
+            await eventually(lambda: not queue.flying)
+        assert await life.call("HGETALL", "user:1") == [b"name", b"eve", b"n", b"4"]
+        assert store.tables["users"].rows[1,]["name"] == "eve"
+
+
+@pytest.mark.parametrize("change", [("SET", "item:1", "ours"), ("DEL", "item:1")])
+async def test_who_invalidates_a_key_whose_change_is_committed_but_not_landed_sees_the_row(
+    change: tuple[str, ...],
+) -> None:
+    store = shop_store()
+    async with Life(store, (ITEMS,), FakeDisk()) as life:
+        await life.call("SET", "item:1", "old")
+        await life.flush()
+        desk = Desk(store)
+        desk.after = gate = Gate()
+        await life.call(*change)
+        queue = life.engine.queues["main"]
+        queue.hurry()
+        await eventually(lambda: bool(desk.asked))
+        # It is committed, and then somebody else writes.
+        row = store.tables["items"].rows.setdefault((1,), {"id": 1, "body": None})
+        row["body"] = "theirs"
+        await life.call("CACHE.INVALIDATE", "item:1")
+        gate.opened.set()
+        await eventually(lambda: not queue.count())
+        assert await life.call("GET", "item:1") == b"theirs"
 
 
 async def test_a_given_up_change_that_is_committed_after_all_is_seen_beside_a_newer_one() -> None:
@@ -85,4 +155,4 @@ async def test_a_command_that_waits_through_a_reload_of_its_rule_leaves_nothing_
         assert gone is not isinstance(reply, ReplyError), reply
         await life.flush()
         assert ((1,) not in store.tables["users"].rows) is gone
-        assert list(life.engine.queues["main"].backlogs) == list(life.engine.prefixes.values())
+        assert not [prefix for prefix in life.engine.queues["main"].backlogs if prefix.retired]

@@ -75,6 +75,8 @@ class StandingClock:
 
     def __init__(self) -> None:
         self.ms = _START_MS
+        # Nobody knows when the millisecond ends: it is asked for each time.
+        self.next_s = 0.0
 
     def now_ms(self) -> int:
         return self.ms

@@ -222,10 +222,23 @@ def test_check_connect_tells_every_problem(file: Path, capsys: pytest.CaptureFix
     assert cli.main(["check", "--connect", str(file)]) == 2
     out, err = capsys.readouterr()
     assert "user:{id:int}" in out
-    assert "users" in err
+    assert "prefix user:{id:int}: no such table: users" in err
     with closing(sqlite3.connect(file.parent / "shop.db")) as connection:
         connection.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)")
     assert cli.main(["check", "--connect", str(file)]) == 0
+
+
+@pytest.mark.parametrize(("path", "reason"), [("data/shop.db", "there is no directory"), ("", "is a directory")])
+def test_sqlite_file_without_a_place_is_one_line_and_exit_2(
+    path: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "f.toml"
+    config.write_text(f'[server]\nport = 0\n[stores.main]\nurl = "sqlite:///{tmp_path}/{path}"\n')
+    for command in (["check", "--connect", str(config)], ["serve", "-c", str(config)]):
+        assert cli.main(command) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("forebay: stores.main.url: ")
+        assert f"{reason} {tmp_path}/data\n" in err or f"{tmp_path} {reason}\n" in err
 
 
 def test_check_without_connect_opens_nothing(file: Path) -> None:
@@ -260,6 +273,19 @@ def test_sql_speaks_the_dialect_of_the_store_and_shows_no_secret(
     assert "CREATE TABLE IF NOT EXISTS forebay_kv" in text
     assert "timestamptz" in text
     assert "hunter2" not in text
+    assert "forebay_applied" not in text
+
+
+@pytest.mark.parametrize("url", ["postgresql://app:hunter2@db/x", "sqlite:///shop.db"])
+def test_sql_has_the_table_that_the_journal_wants(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "f.toml"
+    rule = '[prefix."a:{id:int}"]\nstore = "s"\nwrite = "write-behind"\ntable = "t"'
+    path.write_text(f'[journal]\ndir = "{tmp_path}/journal"\n[stores.s]\nurl = "{url}"\n{rule}')
+    assert cli.main(["sql", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "CREATE TABLE IF NOT EXISTS forebay_applied" in text
+    assert "forebay_kv" not in text
+    assert not (tmp_path / "journal").exists()
 
 
 def test_sql_says_when_nothing_is_wanted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,7 +380,7 @@ def test_journal_that_is_not_there_or_in_use_is_exit_2(
     action: str, journal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["journal", action, str(tmp_path / "nowhere")]) == 2
-    assert "nowhere" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"forebay: {tmp_path / 'nowhere'}: No such file or directory\n"
     assert not (tmp_path / "nowhere").exists()
     (tmp_path / "empty").mkdir()
     assert cli.main(["journal", action, str(tmp_path / "empty")]) == 2
@@ -363,6 +389,13 @@ def test_journal_that_is_not_there_or_in_use_is_exit_2(
     assert cli.main(["journal", action, str(journal)]) == 2
     assert capsys.readouterr().err == f"forebay: another server has the journal in {journal}\n"
     server.close_nowait()
+
+
+def test_version_as_an_option_is_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["version"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{first}\n"
 
 
 def test_version_names_everything(capsys: pytest.CaptureFixture[str]) -> None:

@@ -391,6 +391,74 @@ async def test_mget_does_not_see_half_of_a_transaction_that_commits_while_it_wai
         assert await reading == ["new", "new"]
 
 
+LIMIT = prefix(
+    "limit:{id:int}", read="read-through", write="write-through", table="limits", value='{ column = "most" }', ttl="50s"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "reply"), [("INCR {}", 8), ("DECR {}", 6), ("INCRBY {} 10", 17), ("DECRBY {} 5", 2), ("INCRBY {} -7", 0)]
+)
+async def test_sum_of_a_row_that_memory_has_waits_without_a_task_and_keeps_the_deadline(
+    shop: Shop, words: str, reply: int
+) -> None:
+    await shop.execute("insert into limits values (1, 7), (2, 7), (3, 7)")
+    async with started(shop, LIMIT) as (node, client):
+        assert await client.mget("limit:1", "limit:2") == ["7", "7"]
+        memory = node.keyspace.database(0)
+        before = {entry.key: entry.deadline_ms for entry in memory.entries()}
+        await client.config_set("notify-keyspace-events", "K$")
+        async with client.pubsub() as listener:
+            await listener.subscribe("__keyspace@0__:limit:1", "__keyspace@0__:limit:2")
+            gate = Gate(node, "apply")
+            # The second key is evicted before the row is written; the third was never in memory, and has to be loaded.
+            sums = [
+                asyncio.create_task(client.execute_command(*words.format(f"limit:{number}").split()))
+                for number in (1, 2, 3)
+            ]
+            await eventually(lambda: len(waiting(node)) == 3)
+            assert len([connection for connection in waiting(node) if connection._task is not None]) == 1
+            await eventually(lambda: len(node.engine.locks.held) == 3)
+            memory.drop(b"limit:2")
+            gate.open()
+            assert await asyncio.gather(*sums) == [reply] * 3
+            assert await client.mget("limit:1", "limit:2", "limit:3") == [str(reply)] * 3
+            after = {entry.key: entry.deadline_ms for entry in memory.entries()}
+            assert before.items() <= after.items()
+            told: list[str] = []
+
+            async def has_heard() -> bool:
+                message = await listener.get_message(ignore_subscribe_messages=True)
+                if message is not None:
+                    told.append(message["data"])
+                return len(told) >= 2
+
+            await eventually(has_heard)
+            assert told == ["incrby", "incrby"]
+        assert await shop.rows("select most from limits") == [(reply,)] * 3
+        assert not node.engine.locks.held
+
+
+async def test_sum_that_is_refused_leaves_row_and_memory_as_they_were(shop: Shop) -> None:
+    text = prefix("article:{slug}", read="read-through", write="write-through", **BODY)
+    await shop.execute("insert into limits values (1, 7)")
+    most = str((1 << 63) - 1)
+    await shop.execute("insert into articles (slug, body) values ($1, $2)", "most", most)
+    async with started(shop, LIMIT, text) as (node, client):
+        assert await client.mget("limit:1", "article:most", "article:a0") == ["7", most, "body 0"]
+        with pytest.raises(ResponseError, match="STOREREJECTED 23514"):
+            await client.decrby("limit:1", 8)
+        with pytest.raises(ResponseError, match="increment or decrement would overflow"):
+            await client.incr("article:most")
+        for words in ("INCR article:a0", "INCRBY limit:1 many"):
+            with pytest.raises(ResponseError, match="value is not an integer"):
+                await client.execute_command(*words.split())
+        assert await client.mget("limit:1", "article:most", "article:a0") == ["7", most, "body 0"]
+        assert await shop.rows("select most from limits") == [(7,)]
+        assert node.engine.prefixes["limit:{id:int}"].counters.write_errors == 1
+        assert not node.engine.locks.held
+
+
 async def test_set_of_a_key_that_is_being_set_comes_second(shop: Shop) -> None:
     async with started(shop, THROUGH) as (node, client):
         gate = Gate(node, "apply")

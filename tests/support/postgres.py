@@ -120,15 +120,6 @@ class PostgresServer:
         """Drop it, whoever is connected."""
         self.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
-    def terminate_backends(self, database: str) -> int:
-        """Cut every connection to a database from the server's side; how many."""
-        return len(
-            self.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                f" WHERE datname = '{database}' AND pid <> pg_backend_pid()"
-            )
-        )
-
     def log_statements(self, database: str, on: bool = True) -> None:
         """Log every statement of connections that are made to the database from now on."""
         self.execute(f"ALTER DATABASE {database} SET log_statement = '{'all' if on else 'none'}'")

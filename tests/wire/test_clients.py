@@ -646,6 +646,8 @@ def test_config_get_and_set(raw: RawClient) -> None:
     assert str(refused).startswith("ERR CONFIG SET failed (possibly related to argument 'timeout')")
     assert raw.call("CONFIG", "GET", "maxclients") == [b"maxclients", b"500"]
     assert "can't set immutable config" in str(raw.call("CONFIG", "SET", "port", "1"))
+    assert raw.call("CONFIG", "SET", "save", "", "appendonly", "no") == b"OK"
+    assert "can't set immutable config" in str(raw.call("CONFIG", "SET", "appendonly", "yes"))
     assert raw.call("CONFIG", "SET", "maxclients", "10000", "timeout", "0") == b"OK"
     assert raw.call("CONFIG", "GET", "no-such-*") == []
 

@@ -73,6 +73,21 @@ def test_ready_line_names_every_address(tmp_path: Path) -> None:
         assert len(set(server.addresses)) == 3
 
 
+@pytest.mark.parametrize("bind", ['"127.0.0.1"', '"127.0.0.1", "::1"'])
+def test_plain_cache_has_one_thread(bind: str) -> None:
+    # With a second one every lock and every system call costs more.
+    with ForebayProcess(f"[server]\nbind = [{bind}]\n") as server, RawClient(server.port) as client:
+        assert client.call("PING") == b"PONG"
+        assert len(server.addresses) == bind.count(",") + 1
+        assert server.process is not None
+        assert len(list(Path(f"/proc/{server.process.pid}/task").iterdir())) == 1
+
+
+def test_name_is_looked_up_and_listened_on() -> None:
+    with ForebayProcess('[server]\nbind = ["localhost"]\n') as server, RawClient(server.port) as client:
+        assert client.call("PING") == b"PONG"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_stops_cleanly(number: signal.Signals) -> None:
     with ForebayProcess() as server, RawClient(server.port) as client:

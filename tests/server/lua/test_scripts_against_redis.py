@@ -178,10 +178,13 @@ def test_calling_functions(both: tuple[Redis, Redis]) -> None:
     commands = [load, load, [b"FUNCTION", b"LOAD", b"REPLACE", LIBRARY.encode()]]
     commands += [[word, name, b"1", b"key", b"value"] for word in (b"FCALL", b"FCALL_RO") for name in names]
     other = b"#!lua name=other\nredis.register_function('ECHO', function() end)"
+    one = f"#!lua name=one\n{FUNCTION}{{function_name='one', callback=function() end, flags={{'no-writes'}}}}"
     commands += [
         [b"FUNCTION", b"LOAD", other],
         [b"FUNCTION", b"STATS"],
         [b"FUNCTION", b"LIST", b"LIBRARYNAME", b"x*"],
+        [b"FUNCTION", b"LOAD", one.encode()],
+        [b"FUNCTION", b"LIST", b"LIBRARYNAME", b"one", b"WITHCODE"],
         [b"FUNCTION", b"DELETE", b"lib"],
         [b"FCALL", b"echo", b"0"],
     ]
