@@ -285,7 +285,12 @@ class Engine:
         now = self.memory.now_ms
         if entry is not None:
             lease = entry.lease
-            if lease is not None and lease.dirty_seq > prefix.given_up_seq:
+            if lease is not None and lease.dirty_seq:
+                if lease.dirty_seq <= prefix.given_up_seq:
+                    # On its way out: nothing is computed from it.
+                    self.memory.drop(key)
+                    self.moved = True
+                    return self._lacks(target, None)
                 if entry.deadline_ms <= now and not prefix.rule.generic:
                     # The copy's time ran out, but the copy is the only place that has the value: it lives on.
                     self.lifetimes.extend(entry, lease, now)
@@ -296,15 +301,10 @@ class Engine:
                 elif lease.is_void():
                     self.queue_of(prefix).doubt(target)
                 return False
-            is_given_up = lease is not None and lease.dirty_seq > 0
-            if not is_given_up and entry.deadline_ms > now:
-                if lease is None or (lease.until_ms > now and not lease.is_void()):
-                    return False
-                is_too_old = lease.stale_until_ms <= now or lease.is_void()
-            else:
-                is_too_old = False
-            if is_given_up or is_too_old:
-                # Nobody may see it, whatever the load brings.
+            if entry.deadline_ms > now and (lease is None or (lease.until_ms > now and not lease.is_void())):
+                return False
+            if lease is not None and entry.deadline_ms > now and (lease.stale_until_ms <= now or lease.is_void()):
+                # Too old to be served: nobody may see it, whatever the load brings.
                 self.memory.drop(key)
                 self.moved = True
         if prefix.rule.write == WRITE_BEHIND:
@@ -962,11 +962,10 @@ class Engine:
             try:
                 await prefix.prepare()
             except StoreRejected as error:
-                if error.message not in problems:
-                    problems.append(error.message)
+                problems.append(error.message)
             except StoreError as failure:
                 log.warning("store %s cannot be reached yet: %s", prefix.rule.store, failure)
-        return problems
+        return list(dict.fromkeys(problems))
 
     def adopt(self, rules: RuleTable, prefixes: dict[str, ManagedPrefix]) -> None:
         """Put other rules in force (persistence/reload.py)."""

@@ -114,10 +114,7 @@ async def _check_connect(config: Config) -> list[str]:
 def make_stores(config: Config) -> dict[str, Store]:
     """The stores of a configuration, not yet opened. ConfigError when a file's place is none."""
     for store in config.stores.values():
-        # SQLite makes the file, and no directory. (Not looked at when a file is checked: that may be elsewhere.)
-        place = Path(store.path).absolute()
-        if store.path and (place.is_dir() or not place.parent.is_dir()):
-            wrong = f"{place} is a directory" if place.is_dir() else f"there is no directory {place.parent}"
+        if wrong := store.misplaced():
             raise ConfigError(f"stores.{store.name}.url: {wrong}")
     return {
         name: open_store(name, store.url, store.pool, store.statement_timeout_s)

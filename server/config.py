@@ -122,6 +122,13 @@ class StoreConfig:
     pool: int = 8
     statement_timeout_s: float = 2.0
 
+    def misplaced(self) -> str:
+        """Why there can be no SQLite file at `path`: it makes the file, and no directory. Empty when there can be."""
+        place = Path(self.path).absolute()
+        if self.path and place.is_dir():
+            return f"{place} is a directory"
+        return f"there is no directory {place.parent}" if self.path and not place.parent.is_dir() else ""
+
     @property
     def shown(self) -> str:
         """The store as logs may show it: without user and password."""

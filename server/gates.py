@@ -47,10 +47,12 @@ def arity(session: Session, spec: CommandSpec, argv: list[bytes]) -> Error | Non
 
 
 def transaction(session: Session, spec: CommandSpec, argv: list[bytes]) -> Error | None:
-    """Some commands make no sense between MULTI and EXEC."""
-    if session.queue is not None and spec.flags & NO_MULTI:
+    """Some commands make no sense between MULTI and EXEC, and subcommands that do not exist are not queued either."""
+    if session.queue is None:
+        return None
+    if spec.flags & NO_MULTI:
         return Error(f"ERR Command not allowed inside a transaction: '{spec.name}'")
-    return None
+    return errors.unknown_subcommand(spec.name, argv[1]) if spec.subcommands and len(argv) > 1 else None
 
 
 def permission(session: Session, spec: CommandSpec, argv: list[bytes]) -> Error | None:

@@ -259,6 +259,71 @@ def _pushes(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out
     return begin + pushed + made
 
 
+def _lpops(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out: list[bytes]) -> int:
+    return _pops(ctx, commands, begin, end, out, True)
+
+
+def _rpops(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out: list[bytes]) -> int:
+    return _pops(ctx, commands, begin, end, out, False)
+
+
+def _pops(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out: list[bytes], to_left: bool) -> int:
+    db = ctx.db
+    name = commands[begin][0]
+    nil = b"$-1\r\n" if ctx.protocol == 2 else b"_\r\n"
+    # As in `_pushes`.
+    items: ListValue | None = None
+    entry: Entry | None = None
+    last = b""
+    grown = 0
+    again = 0
+    popped = 0
+    others = 0
+    for argv in commands[begin:end]:
+        if len(argv) != 2 or argv[0] != name:
+            break
+        key = argv[1]
+        if items is None or key != last:
+            if entry is not None:
+                _leave(db, entry, grown, again)
+                grown = 0
+                again = 0
+            items = None
+            entry = db.held(key)
+            value = entry.value if entry is not None else None
+            if value is not None and not isinstance(value, ListValue):
+                entry = None
+                break
+            entry = db.edit(key)
+            if entry is None or value is None:
+                out.append(nil)
+                others += 1
+                continue
+            items = value
+            last = key
+        else:
+            again += 1
+        item = items.pop_left() if to_left else items.pop_right()
+        length = len(item)
+        out += (BULK_HEADERS[length] if length < _SHORT_BULK else b"$%d\r\n" % length, item, CRLF)
+        grown -= ITEM_OVERHEAD + length
+        popped += 1
+        if not items.size:
+            _leave(db, entry, grown, again)
+            grown = 0
+            again = 0
+            items = None
+            entry = None
+            db.remove(key)
+        if length >= _SHORT_BULK:
+            # The replies of a run are not weighed: one that is long is its last.
+            break
+    if entry is not None:
+        _leave(db, entry, grown, again)
+    db.mutations += popped
+    return begin + popped + others
+
+
 # -- hashes and sets --------------------------------------------------------------------------------------------------
 
 
@@ -431,6 +496,8 @@ RUNS: Final[dict[Handler, Run]] = {
     strings.incr: _incrs,
     lists.lpush: _lpushes,
     lists.rpush: _rpushes,
+    lists.lpop: _lpops,
+    lists.rpop: _rpops,
     hashes.hset: _hsets,
     sets.sadd: _sadds,
     sorted_sets.zadd: _zadds,

@@ -494,7 +494,7 @@ LARGER_FILES: Final = {
     "persistence/stores/postgres.py": (850, "one driver's traps, translated at one edge"),
     "server/dispatch.py": (925, "the choke point: the short road, the long road, transactions and managed keys"),
     "persistence/loader.py": (640, "one table of loads: who asks, what flies, what is fenced and what lands share it"),
-    "persistence/engine.py": (1000, "the strategies: plan, prepare, accept, apply, publish share their state"),
+    "persistence/engine.py": (1010, "the strategies: plan, prepare, accept, apply, publish share their state"),
     "persistence/journal.py": (730, "one state machine: what is recorded, who has the file, who is told"),
     "persistence/invalidation.py": (770, "an essay on what may be missed, and the one follower that misses nothing"),
 }

@@ -4,8 +4,8 @@ The constants are CPython's object sizes on 64-bit builds, rounded up to the all
 dictionaries and sets at their average fill. They are estimates: a table that has just doubled is half empty, a small
 container has a little for nothing, and a weight must be a sum over members to be kept by deltas. So they are chosen to
 be within a tenth of what the process grows by where sizes are mixed; `bench/memory.py` shows it. Of keys that all have
-the same number of members it may be more: dictionaries double, between 0.9 and 1.1 (for a sorted set of one member 0.6
-to 0.7), and sets quadruple until they have fifty thousand members, between 0.7 and 1.2.
+the same number of members it may be more: dictionaries double, between 0.9 and 1.1 (for a sorted set of one member
+0.75), and sets quadruple until they have fifty thousand members, between 0.7 and 1.2.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STRING_OVERHEAD: Final = ENTRY_OVERHEAD + 2 * BYTES_OVERHEAD
 # where few keys are spread over many seconds.)
 TIMED_OVERHEAD: Final[int] = LIFE_OVERHEAD + 16 + 2 * _NUMBER
 RECORD_OVERHEAD: Final = 9
-SECOND_OVERHEAD: Final = 220
+SECOND_OVERHEAD: Final = 230
 # What being the copy of a row adds to a key with a time to live, as nearly all have: a somewhat larger life, and its
 # lease. Of the numbers in these, copies that came together share all; one that came alone has five of its own, and
 # is told for so much less than it is (interpreted, 130 bytes).

@@ -7,6 +7,7 @@ import os
 
 def cannot_listen(where: str, error: OSError) -> OSError:
     """The error that names `where`, and says what the system said without what the event loop tells of itself."""
-    known = error.errno is not None and error.errno > 0
-    why = os.strerror(error.errno) if known else error.strerror or str(error)
-    return OSError(error.errno, f"cannot listen on {where}: {why}")
+    number = error.errno
+    # Below zero it is a resolver's.
+    why = os.strerror(number) if number is not None and number > 0 else error.strerror or str(error)
+    return OSError(number, f"cannot listen on {where}: {why}")

@@ -11,6 +11,7 @@ import pytest
 from eviction.registry import POLICIES
 from persistence.engine import Engine
 from persistence.prefixes import RuleTable
+from server.answers import ANSWERS
 from server.commands.context import Server
 from server.commands.spec import COMMANDS
 from server.control import CachePort
@@ -23,7 +24,7 @@ from tests.simulation.faults import FakeClock
 from tests.simulation.world import FakeServer
 
 START_MS = 1_000_000
-ALIKE = ("get", "set", "incr", "lpush", "rpush", "hset", "sadd", "zadd")
+ALIKE = ("get", "set", "incr", "lpush", "rpush", "lpop", "rpop", "hset", "sadd", "zadd")
 
 
 class Clock(FakeClock):
@@ -108,6 +109,8 @@ def walk(seed: int) -> list[list[list[bytes]]]:
         "incr": lambda: [random.choice((b"counter", b"a", key()))],
         "lpush": lambda: [random.choice((b"list", b"list2", key())), text()],
         "rpush": lambda: [random.choice((b"list", key())), text()],
+        "lpop": lambda: [random.choice((b"list", b"list2", key()))],
+        "rpop": lambda: [random.choice((b"list", key()))],
         "hset": lambda: [random.choice((b"hash", key())), text(), text()],
         "sadd": lambda: [random.choice((b"set", key())), text()],
         "zadd": lambda: [random.choice((b"zset", key())), random.choice((b"0", b"1", b"1.5", b"x", b"-3")), text()],
@@ -155,17 +158,60 @@ def test_a_pipeline_leaves_what_its_commands_leave_one_by_one(seed: int, policy:
 def filled() -> Bench:
     bench = Bench()
     bench.pipeline([[b"SET", b"get", b"v"]])
+    bench.pipeline([[b"RPUSH", name, *(b"%d" % n for n in range(7))] for name in (b"lpop", b"rpop")])
     return bench
+
+
+def rest_of(name: str) -> list[bytes]:
+    """What follows the key."""
+    none: list[bytes] = []
+    some = {"get": none, "incr": none, "lpop": none, "rpop": none, "hset": [b"f", b"v"], "zadd": [b"1", b"m"]}
+    return some.get(name, [b"v"])
 
 
 @pytest.mark.parametrize("name", ALIKE)
 def test_a_run_takes_all_that_is_plain(name: str) -> None:
-    rest = {"get": [], "incr": [], "hset": [b"f", b"v"], "zadd": [b"1", b"m"]}.get(name, [b"v"])
     word = name.encode()
-    commands = [[word, word, *rest] for _ in range(9)]
+    commands = [[word, word, *rest_of(name)] for _ in range(9)]
     out: list[bytes] = []
     assert RUNS[COMMANDS[name].handler](filled().session, commands, 0, 9, out) == 9
     assert b"".join(out) == filled().one_by_one(commands)
+
+
+@pytest.mark.parametrize("name", sorted(ANSWERS))
+@pytest.mark.parametrize("maxmemory", [0, 1 << 30])
+def test_a_plain_command_alone_is_answered_without_its_handler(name: str, maxmemory: int) -> None:
+    bench = Bench(maxmemory=maxmemory)
+    word = name.encode()
+    argv = [word, word, *rest_of(name)]
+    bench.one_by_one([[b"SET", b"get", b"v"], argv])
+    answer = COMMANDS[name].answer
+    assert answer is not None
+    twin = Bench(maxmemory=maxmemory)
+    twin.one_by_one([[b"SET", b"get", b"v"], argv])
+    calls = COMMANDS[name].calls
+    assert answer(bench.session, argv) == twin.one_by_one([argv])
+    assert COMMANDS[name].calls == calls + 2
+    assert bench.dispatch.run_one(bench.session, argv) == twin.one_by_one([argv])
+    assert bench.state() == twin.state()
+
+
+def test_a_key_that_has_run_out_is_not_answered_for() -> None:
+    bench = Bench()
+    bench.one_by_one([[b"HSET", b"hash", b"f", b"v"], [b"PEXPIRE", b"hash", b"5"]])
+    bench.clock.time_ms += 5
+    assert bench.alone([[b"HSET", b"hash", b"g", b"v"], [b"HGET", b"hash", b"f"]]) == b":1\r\n$-1\r\n"
+
+
+def test_a_long_element_ends_a_run_of_pops() -> None:
+    bench = Bench()
+    elements = [b"1", b"x" * 100_000, b"3"]
+    bench.pipeline([[b"RPUSH", b"list", *elements]])
+    out: list[bytes] = []
+    pops = [[b"LPOP", b"list"]] * 4
+    assert RUNS[COMMANDS["lpop"].handler](bench.session, pops, 0, 4, out) == 2
+    assert b"".join(out) == b"$1\r\n1\r\n$100000\r\n" + elements[1] + b"\r\n"
+    assert bench.pipeline(pops) == b"$1\r\n3\r\n" + b"$-1\r\n" * 3
 
 
 def test_a_watched_key_that_a_pipeline_changes_breaks_the_transaction() -> None:

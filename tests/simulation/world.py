@@ -549,6 +549,8 @@ class Chaos:
             point = random.random()
             if point < 0.5:
                 self._evict(key)
+            elif point < 0.53:
+                await world.admin(b"CACHE.BUMP", world.rule.name.encode())
             elif point < 0.65:
                 await world.admin(b"CACHE.INVALIDATE", key)
             elif point < 0.75:

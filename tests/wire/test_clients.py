@@ -492,7 +492,9 @@ def test_exec_that_is_refused_ends_the_transaction_all_the_same(raw: RawClient) 
     assert str(raw.call("EXEC", "now")) == refused
 
 
-@pytest.mark.parametrize("bad", [("NOSUCH",), ("GET",), ("GET", "a", "b"), ("CLIENT",), ("SHUTDOWN",)])
+@pytest.mark.parametrize(
+    "bad", [("NOSUCH",), ("GET",), ("GET", "a", "b"), ("CLIENT",), ("CONFIG", "NOSUCH"), ("SHUTDOWN",)]
+)
 def test_exec_aborts_after_a_command_that_could_not_be_queued(bad: tuple[str, ...], raw: RawClient) -> None:
     assert raw.call("MULTI") == b"OK"
     assert raw.call("SET", "k", "1") == b"QUEUED"
