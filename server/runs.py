@@ -308,7 +308,7 @@ def _pops(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out: 
         out += (BULK_HEADERS[length] if length < _SHORT_BULK else b"$%d\r\n" % length, item, CRLF)
         grown -= ITEM_OVERHEAD + length
         popped += 1
-        if not items.size:
+        if entry is not None and not items.size:
             _leave(db, entry, grown, again)
             grown = 0
             again = 0

@@ -95,8 +95,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         if not _is_numeric(address):
             return await loop.create_server(self._enter, address, port, backlog=_BACKLOG, reuse_address=True)
-        # The event loop would start threads to look up even what is no name. As long as a process has one thread, its
-        # locks and its look-ups of descriptors are cheaper.
+        # The event loop would start threads to look up even what is no name, and with threads a write costs more.
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         sock = socket.create_server((address, port), family=family, backlog=_BACKLOG)
         return await loop.create_server(self._enter, sock=sock, backlog=_BACKLOG)

@@ -355,7 +355,8 @@ class Author:
                 other = self._command(key)
                 if r.random() < 0.5 or other[0] != first[0] or len(other) != len(first):
                     other = first
-                commands.append((first[0], r.choice(same), *other[2:]))
+                place = other.index(key)
+                commands.append((*other[:place], r.choice(same), *other[place + 1 :]))
         else:
             commands = [self._command(r.choice(self.keys)) for _ in range(count)]
         # Deletes that nobody has looked for are by themselves: a later command of a pipeline might have looked ahead.

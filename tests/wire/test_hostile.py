@@ -231,7 +231,6 @@ def _command(*words: bytes) -> bytes:
         b"PING secret\r\n",
         b"ECHO secret\r\n",
         b"MULTI\r\n",
-        b"EXEC\r\n",
         b"SHUTDOWN\r\n",
         b"COMMAND\r\n",
         b"INFO\r\n",
@@ -246,6 +245,13 @@ def test_everything_but_authentication_is_refused_without_echo(sent: bytes, guar
     with RawClient(guarded.port) as client:
         client.send(sent + b"QUIT\r\n")
         assert client.receive_all() == NO_AUTH + b"+OK\r\n"
+
+
+def test_exec_before_authentication_is_refused_as_redis_does_it(guarded: ForebayProcess) -> None:
+    with RawClient(guarded.port) as client:
+        client.send(b"EXEC\r\nQUIT\r\n")
+        refused = b"-EXECABORT Transaction discarded because of: NOAUTH Authentication required.\r\n"
+        assert client.receive_all() == refused + b"+OK\r\n"
 
 
 @pytest.mark.parametrize(

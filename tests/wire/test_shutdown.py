@@ -75,7 +75,7 @@ def test_ready_line_names_every_address(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bind", ['"127.0.0.1"', '"127.0.0.1", "::1"'])
 def test_plain_cache_has_one_thread(bind: str) -> None:
-    # With a second one every lock and every system call costs more.
+    # With more of them a write costs more.
     with ForebayProcess(f"[server]\nbind = [{bind}]\n") as server, RawClient(server.port) as client:
         assert client.call("PING") == b"PONG"
         assert len(server.addresses) == bind.count(",") + 1
