@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from persistence.dead_letters import DeadLetters
+from persistence.change import DELETE, NEVER, STRING, Change
+from persistence.dead_letters import KEPT, DeadLetter, DeadLetters
 from persistence.due import STATEMENTS
 from persistence.errors import RowRejected, StoreTimeout
 from persistence.mapping import RowOp
@@ -219,10 +220,17 @@ async def test_a_flush_takes_no_more_of_several_rules_than_of_one_and_the_oldest
     assert saved(store) == expected(*written)
 
 
-async def test_hurrying_does_not_ask_again_and_again_for_a_row_that_finds_no_room_among_the_dead_letters(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(DeadLetters, "is_full", lambda letters: True)
+def fill(letters: DeadLetters) -> None:
+    """Leave no room among them."""
+    for number in range(1, KEPT + 1):
+        letter = DeadLetter(
+            "kv:", b"kv:of old", 0, "23514", "", 1, 0, Change(b"", DELETE, STRING, None, None, NEVER, None)
+        )
+        letter.id = -number
+        letters.add(letter)
+
+
+async def test_hurrying_does_not_ask_again_and_again_for_a_row_that_finds_no_room_among_the_dead_letters() -> None:
     store = shop_store()
     desk = Desk(store)
 
@@ -232,6 +240,7 @@ async def test_hurrying_does_not_ask_again_and_again_for_a_row_that_finds_no_roo
     desk.before = refuse
     # (Its clock stands still: nothing is due by itself.)
     async with Life(store, (KV,), FakeDisk(), clock=StillClock()) as life:
+        fill(life.engine.queues["main"].dead)
         queue = await write(life, FIRST[:1])
         await eventually(lambda: bool(queue.suspects))
         asked = len(desk.asked)
