@@ -45,10 +45,11 @@ _monotonic: Final = time.monotonic
 _ONE_BY_ONE: Final = 1
 # What one client's long read may take before others get their turn: a read of so many bytes is run in portions of so
 # many words, and after so many seconds the rest waits for the event loop's next round. (A read brings 250 KB at most,
-# which are thousands of commands or members.)
+# which are thousands of commands or members.) Where each write may have to make room, portions are small.
 _LONG: Final = 32 << 10
-_PORTION: Final = 512
-_TURN_S: Final = 0.002
+_PORTION: Final = 256
+_PORTION_LIMITED: Final = 32
+_TURN_S: Final = 0.001
 # No commands left over; shared and never changed.
 _NOTHING: Final[list[list[bytes]]] = []
 # Longer replies up to this many bytes are copied into one write with their neighbours: cheaper than a vector of writes.
@@ -364,7 +365,8 @@ class Connection(asyncio.Protocol):
                 if _monotonic() > until_s:
                     self._end_turn(commands, position)
                     return
-                position = dispatch.run_batch(session, commands, position, out, _portion(commands, position))
+                words = _PORTION_LIMITED if self._keyspace.limited else _PORTION
+                position = dispatch.run_batch(session, commands, position, out, _portion(commands, position, words))
             else:
                 position = dispatch.run_batch(session, commands, position, out)
             self._last = commands[position - 1][0]
@@ -658,12 +660,11 @@ class Connection(asyncio.Protocol):
         }
 
 
-def _portion(commands: list[list[bytes]], position: int) -> int:
-    # How many commands from there on are a portion: one at least.
-    words = 0
+def _portion(commands: list[list[bytes]], position: int, words: int) -> int:
+    # How many commands from there on have so many words: one at least.
     end = position
-    while end < len(commands) and words < _PORTION:
-        words += len(commands[end])
+    while end < len(commands) and words > 0:
+        words -= len(commands[end])
         end += 1
     return end - position
 
