@@ -222,7 +222,9 @@ def _fill(client: RawClient, numbers: Iterator[int]) -> tuple[dict[str, bytes], 
 def _full_disk(sqlite: Sqlite, config: str) -> None:
     with ForebayProcess(config) as server, RawClient(server.port) as client:
         assert client.call("SET", "kv:first", "1") == b"OK"
-        assert client.call("CACHE.FLUSH") == [1, 0]
+        # (It may have been saved by itself already.)
+        assert client.call("CACHE.FLUSH")[1] == 0  # type: ignore[index]
+        assert sqlite.values() == {"kv:first": b"1"}
         sqlite.go_away()
         numbers = iter(range(1_000_000))
         written, refusal = _fill(client, numbers)
@@ -475,7 +477,7 @@ def test_sigterm_while_the_database_is_away_ends_with_4_and_the_journal_has_it(s
     )
     with ForebayProcess(config) as server, RawClient(server.port) as client:
         assert client.call("SET", "kv:warm", "1") == b"OK"
-        assert client.call("CACHE.FLUSH") == [1, 0]
+        assert client.call("CACHE.FLUSH")[1] == 0  # type: ignore[index]
         sqlite.go_away()
         for number in range(100):
             assert client.call("SET", f"kv:{number}", "1") == b"OK"
