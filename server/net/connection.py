@@ -327,14 +327,16 @@ class Connection(asyncio.Protocol):
         if session.waiting is not None:
             # A command behind those that are answered now waits for a store.
             self._wait([self._last])
-        elif session.close_after_reply:
-            self.close_when_written()
-        elif not self._write_blocked:
+        else:
             self._go_on()
 
     def _go_on(self) -> None:
-        # What was waited for is answered: whatever came behind it, or rest.
-        if self._position >= len(self._commands) and self.parser.drained and self._may_rest():
+        # What was waited for is over: whatever came behind it, or rest.
+        if self.session.close_after_reply:
+            self.close_when_written()
+        elif self._write_blocked:
+            return
+        elif self._position >= len(self._commands) and self.parser.drained and self._may_rest():
             self._commands = _NOTHING
             self._position = 0
             self._idle = True
@@ -418,12 +420,8 @@ class Connection(asyncio.Protocol):
 
     def _next_turn(self) -> None:
         self._waits = False
-        if self.closing:
-            return
-        if self.session.close_after_reply:
-            self.close_when_written()
-        elif not self._write_blocked:
-            self._serve(self._commands, self._position)
+        if not self.closing:
+            self._go_on()
 
     def _weigh_trust(self) -> None:
         # AUTH lifts the limits of a stranger; RESET takes the login away, and with it what it allowed.
@@ -468,10 +466,7 @@ class Connection(asyncio.Protocol):
             self._send(reply.wire)
         elif self._tell(reply):
             return
-        if self.session.close_after_reply:
-            self.close_when_written()
-        elif not self._write_blocked:
-            self._go_on()
+        self._go_on()
 
     def _tell(self, reply: object) -> bool:
         # True: the reply is held back.
