@@ -10,7 +10,8 @@
 Of each the longest *wait* for a reply, the most *work* that the server's thread did while a reply was waited for, and
 the longest *pause*, the smaller of the two for each reply. On a quiet machine they are the same; else the scheduler's
 share is in the wait and not in the work. *Held* is the same with the work of all threads of the server: a thread that
-holds the interpreter shows there alone, one that only works beside does so, too (bench/pinger.py).
+holds the interpreter shows there alone, one that only works beside does so, too. *Own* is the pause less what the
+hypervisor took while it lasted, *stolen* how much that was all the time (bench/pinger.py); the goal is for our own.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from tests.support.forebay import ForebayProcess  # noqa: E402
 GOAL_MS: Final = 10.0
 MEMBERS: Final = 1_000_000
 ROWS: Final = 200_000
-FIGURES: Final = ("longest_ms", "p999_ms", "work_ms", "held_ms", "pause_ms", "pause_p999_ms")
+FIGURES: Final = ("longest_ms", "p999_ms", "work_ms", "held_ms", "pause_ms", "own_ms", "pause_p999_ms", "stolen_ms")
 
 
 class Pinging:
@@ -275,7 +276,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, dict[str, float]
 def show(found: dict[str, dict[str, dict[str, float]]], names: Sequence[str]) -> str:
     """A row for every scene of every server."""
     columns = ["what goes on", "server", "pings", "longest ms", "99.9 % ms", "work ms", "held ms", "pause ms"]
-    columns += ["99.9 % pause", ""]
+    columns += ["own ms", "99.9 % pause", "stolen ms", ""]
     rows = []
     for name in names:
         for server, phases in found.items():
@@ -296,19 +297,21 @@ def show(found: dict[str, dict[str, dict[str, float]]], names: Sequence[str]) ->
 
 def verdict(phase: Mapping[str, float]) -> str:
     """Was anybody held up for too long, or can that have been?"""
-    if phase["pause_ms"] > GOAL_MS:
+    if phase["own_ms"] > GOAL_MS:
         return "over"
+    if phase["pause_ms"] > GOAL_MS:
+        return "stolen"
     return "held by another thread?" if phase["held_ms"] > GOAL_MS else ""
 
 
 def lines_of(found: dict[str, dict[str, dict[str, float]]], names: Sequence[str]) -> list[Line]:
-    """For the summary: the longest pause by the serving thread, and by whichever."""
+    """For the summary: the longest pause by the serving thread, all of it and its own, and by whichever."""
     lines = []
     for name in names:
-        for subject, figure in (("pause", "pause_ms"), ("held by any thread", "held_ms")):
+        for subject, figure in (("own pause", "own_ms"), ("pause", "pause_ms"), ("held by any thread", "held_ms")):
             ours = {server: [phases[name][figure]] for server, phases in found.items() if name in phases}
             ours.pop(REDIS, None)
-            goals = dict.fromkeys(ours, GOAL_MS) if figure == "pause_ms" else {}
+            goals = dict.fromkeys(ours, GOAL_MS) if figure == "own_ms" else {}
             lines.append(Line(f"{subject}, {name}", "ms", ours, [], goals, less=True))
     return lines
 

@@ -14,6 +14,12 @@ thread is to blame for is at most its work, and at most the wait: the *pause*.
 But a thread beside it may hold the interpreter, and then the serving one stands still as well. So the work of the whole
 process is noted, too: what the server can be to blame for at all is at most that, and at most the wait, and is told as
 *held*. It is too much where the other threads really work beside, as a store's do most of the time.
+
+And a hypervisor may take the whole processor away. A kernel without CONFIG_PARAVIRT_TIME_ACCOUNTING counts that time as
+work of whoever ran; what it does tell is how much of it there was, of all processors together, in ticks of 10 ms
+(`steal` in proc_stat(5)). A pause less the ticks that came while it lasted is what is left for the server: its *own*. A
+tick that belongs to the other processor makes one ping's figure too small, but hardly each one's of a server that is
+slow by itself, and the longest of all pings is what is told. *Stolen* is the share of a phase's time.
 """
 
 from __future__ import annotations
@@ -34,6 +40,8 @@ _PING: Final = b"*2\r\n$3\r\nGET\r\n$4\r\nping\r\n"
 _NOTHING: Final = b"$-1\r\n"
 # Of a process's clocks, the one to the nanosecond.
 _SCHEDULED: Final = 2
+# The word of /proc/stat's first line.
+_STEAL: Final = 8
 
 
 @dataclass(slots=True)
@@ -44,12 +52,16 @@ class Phase:
     work: array[float] = field(default_factory=lambda: array("d"))
     pauses: array[float] = field(default_factory=lambda: array("d"))
     held: array[float] = field(default_factory=lambda: array("d"))
+    own: array[float] = field(default_factory=lambda: array("d"))
+    stolen_s: float = 0.0
 
-    def note(self, wait_s: float, work_s: float, process_s: float) -> None:
-        """One ping; the work of the serving thread, and of all threads."""
+    def note(self, wait_s: float, work_s: float, process_s: float, stolen_s: float) -> None:
+        """One ping; the work of the serving thread, and of all threads; what the hypervisor took."""
         self.waits.append(wait_s)
         self.work.append(work_s)
         self.pauses.append(min(wait_s, work_s))
+        self.own.append(max(0.0, min(wait_s, work_s) - stolen_s))
+        self.stolen_s += stolen_s
         self.held.append(min(wait_s, max(work_s, process_s)))
 
     def summary(self) -> dict[str, float]:
@@ -64,6 +76,8 @@ class Phase:
             "pause_ms": 1000 * pauses[-1],
             "pause_p999_ms": 1000 * pauses[near_all],
             "held_ms": 1000 * max(self.held),
+            "own_ms": 1000 * max(self.own),
+            "stolen_ms": 1000 * self.stolen_s,
         }
 
 
@@ -78,6 +92,18 @@ class WorkClock:
         return int(os.pread(self._descriptor, 100, 0).split()[0]) / 1e9
 
 
+class StolenClock:
+    """Time that the hypervisor gave to others while somebody here wanted to run; see proc_stat(5)."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.open("/proc/stat", os.O_RDONLY)
+        self._tick_s = 1 / os.sysconf("SC_CLK_TCK")
+
+    def read_s(self) -> float:
+        """Seconds of it so far, of all processors together."""
+        return int(os.pread(self._descriptor, 200, 0).split()[_STEAL]) * self._tick_s
+
+
 def process_clock(pid: int) -> int:
     """The clock of the processor time of all threads of a process: what clock_getcpuclockid(3) makes on Linux."""
     return (~pid << 3) | _SCHEDULED
@@ -87,7 +113,7 @@ def ping(port: int, pid: int) -> dict[str, Phase]:
     """Ping until the standard input ends."""
     connection = socket.create_connection(("127.0.0.1", port), 120)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    clock = WorkClock(pid)
+    clock, stolen = WorkClock(pid), StolenClock()
     every_thread = process_clock(pid)
     found: dict[str, Phase] = {}
     phase = Phase()
@@ -101,6 +127,7 @@ def ping(port: int, pid: int) -> dict[str, Phase]:
             *names, rest = (rest + read).split(b"\n")
             if names:
                 phase = found.setdefault(names[-1].decode(), Phase())
+        stolen_s = stolen.read_s()
         worked, all_worked = clock.read_s(), time.clock_gettime(every_thread)
         began = time.perf_counter()
         connection.sendall(_PING)
@@ -111,7 +138,8 @@ def ping(port: int, pid: int) -> dict[str, Phase]:
                 raise ConnectionError("the server closed the connection")
             left -= got
         wait_s = time.perf_counter() - began
-        phase.note(wait_s, clock.read_s() - worked, time.clock_gettime(every_thread) - all_worked)
+        work_s, process_s = clock.read_s() - worked, time.clock_gettime(every_thread) - all_worked
+        phase.note(wait_s, work_s, process_s, stolen.read_s() - stolen_s)
 
 
 def hurry() -> None:

@@ -54,8 +54,8 @@ logger = logging.getLogger("forebay.write_behind")
 # First pause after the store could not be reached. Short, because one flush at a time hurts nobody, and a database that
 # is back should be used at once.
 BACKOFF_FIRST_S: Final = 0.05
-# Rows that are made ready, or noted as saved, before clients get a turn: some milliseconds.
-_SLICE: Final = 250
+# Rows that are made ready, or noted as saved, before clients get a turn: about a millisecond.
+_SLICE: Final = 125
 # How long the queue sleeps when nothing is due: whoever adds something wakes it.
 _IDLE_S: Final = 3600.0
 # Added to the server-side statement timeout before a key whose write had an unknown outcome is trusted again.

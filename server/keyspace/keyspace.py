@@ -35,6 +35,9 @@ EXPIRE_SLICE: Final = 1000
 EVICTION_SLICE: Final = 128
 # The same for entries that move to other shards, 5 to 8 µs each interpreted.
 SETTLE_SLICE: Final = 150
+# Of the limit, as a power of two, what it may be exceeded by before each write takes a whole turn again: what comes
+# must not outrun what goes.
+_FAR_OVER: Final = 4
 # 2^64 ÷ the golden ratio: multiples of it, modulo 2^64, fall evenly into an interval.
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _TURNS: Final = (1 << 64) - 1
@@ -60,6 +63,7 @@ class Keyspace:
         "_placement",
         "_random",
         "_resettling",
+        "_spent_ms",
         "_structures",
         "_stuck",
         "_timer",
@@ -112,6 +116,8 @@ class Keyspace:
         self._placement: Placement | None = None
         # Entries under way to other shards; None: all are where they belong.
         self._resettling: Resettling | None = None
+        # The millisecond in which making room took a whole turn; until the next one, writes make little more.
+        self._spent_ms = -1
         # Up to which second everything that ran out has been taken out for room.
         self._expired_s = 0
         # A prefix is over its budget, and there is more to evict of it.
@@ -344,16 +350,18 @@ class Keyspace:
     def make_room(self) -> bool:
         """Before a write that may grow memory: evict what is over a limit. False: there is no room, and nobody may go.
 
-        O(1) while nothing is over its limit. What takes more than a turn goes on with the next call.
+        O(1) while nothing is over its limit. What takes more than a turn goes on with the next call: of the writes that
+        come in one read only one takes a whole turn, or fifty of them would keep everybody else waiting for fifty.
         """
         ledger = self._ledger
         # `_held`, written out.
         if self.shared.tally.bytes + ledger.own_bytes <= self._ceiling and not ledger.over:
             return True
         until_s = self._timer() + TURN_S
-        if not self._expire_first(until_s):
+        is_spent = self.now_ms == self._spent_ms and self._held() <= self._ceiling + (self._ceiling >> _FAR_OVER)
+        if not self._expire_first(_BETWEEN_LOOKS if is_spent else EXPIRE_SLICE, until_s):
             return True
-        budget = self._relieve(EVICTION_SLICE, until_s)
+        budget = self._relieve(_BETWEEN_LOOKS if is_spent else EVICTION_SLICE, until_s)
         self._note_stuck(not self._lower(budget, until_s))
         return not self._stuck
 
@@ -371,6 +379,7 @@ class Keyspace:
     def tidy(self) -> bool:
         """One slice of moving entries to other shards and of evicting; is there more to do?"""
         self._settle()
+        self._spent_ms = -1
         room = self.make_room()
         if self._stuck and not self.is_stuck:
             self._note_stuck(False)
@@ -402,17 +411,23 @@ class Keyspace:
             return False
         return self.shared.awaits_saving or any(group.awaits_saving for group in self.own.values())
 
-    def _expire_first(self, until_s: float) -> bool:
+    def _is_over(self, until_s: float) -> bool:
+        # Has this turn lasted for long enough?
+        if self._timer() <= until_s:
+            return False
+        self._spent_ms = self.now_ms
+        return True
+
+    def _expire_first(self, left: int, until_s: float) -> bool:
         # What is past its time goes before anything alive; False when there may be more of it. Looked for once a
         # second, because the wheels turn by seconds.
         second = self.now_ms // 1000
         if second == self._expired_s:
             return True
-        left = EXPIRE_SLICE
         for database in self.opened:
             while (looked := database.expire_due(_BETWEEN_LOOKS)) >= _BETWEEN_LOOKS:
                 left -= looked
-                if left <= 0 or self._timer() > until_s:
+                if left <= 0 or self._is_over(until_s):
                     return False
         self._expired_s = second
         return True
@@ -430,7 +445,7 @@ class Keyspace:
                 if group is None or not self._evict_from(group):
                     break
                 budget -= 1
-                if budget % _BETWEEN_LOOKS == 0 and self._timer() > until_s:
+                if budget % _BETWEEN_LOOKS == 0 and self._is_over(until_s):
                     budget = 0
             if tally.limit and tally.bytes > tally.limit:
                 still.append(tally)
@@ -443,7 +458,7 @@ class Keyspace:
     def _lower(self, budget: int, until_s: float) -> bool:
         # Everything together; False when it is over the limit and nobody may go.
         while self._held() > self._ceiling:
-            if budget <= 0 or (budget % _BETWEEN_LOOKS == 0 and self._timer() > until_s):
+            if budget <= 0 or (budget % _BETWEEN_LOOKS == 0 and self._is_over(until_s)):
                 return True
             budget -= 1
             if self._evict_from(self._payer()):

@@ -11,7 +11,8 @@ be the one that was acknowledged last.
 It fails when the process was more than 15 % above maxmemory once that much had been written twice (a limit below 128 MB
 is about keys and values: then it is what the process has grown since it was empty that may not pass the limit and the
 unsaved changes, 32 MB queued and as much on their way, by more than 15 %), when something acknowledged is lost, when
-nothing was evicted (then nothing was tried), or when the other client was held up for more than 10 ms.
+nothing was evicted (then nothing was tried), or when the other client was held up for more than 10 ms, not counting
+what a hypervisor took from the server meanwhile (bench/pinger.py tells how that is known).
 """
 
 from __future__ import annotations
@@ -86,9 +87,9 @@ class Found:
             wrong.append("less than twice the limit was written: too little time")
         if not self.evicted:
             wrong.append("nothing was evicted")
-        if self.pings["pause_ms"] > ALLOWED_MS:
+        if self.pings["own_ms"] > ALLOWED_MS:
             wrong.append(
-                f"another client was held up for {self.pings['pause_ms']:.1f} ms by the serving thread, at most"
+                f"another client was held up for {self.pings['own_ms']:.1f} ms by the serving thread, at most"
                 f" {ALLOWED_MS:g} ({self.pings['held_ms']:.1f} if all threads are blamed)"
             )
         if self.lost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -14,7 +15,7 @@ from persistence.managed import ManagedPrefix
 from persistence.prefixes import PrefixRule, Template
 from server.clock import SystemClock
 from server.keyspace.database import Database
-from server.keyspace.keyspace import Keyspace
+from server.keyspace.keyspace import TURN_S, Keyspace
 from server.keyspace.overlay import Overlay
 from server.keyspace.terms import Terms
 
@@ -178,6 +179,34 @@ def test_memory_limit_holds_under_every_policy(name: str, volatile_only: bool) -
     assert keyspace.used() <= 200_000
     assert database.evicted > 1000
     check(database)
+
+
+def test_of_the_writes_of_one_read_only_one_takes_a_whole_turn_to_make_room() -> None:
+    looks = itertools.count()
+    # Each look at the timer finds it 0.3 turns later.
+    keyspace = Keyspace(1, 4, timer=lambda: next(looks) * TURN_S * 0.3)
+    keyspace.limit(Terms(1_000_000, "lru"))
+    database = keyspace.database(0)
+    keyspace.tick(1000)
+    for number in range(4000):
+        put(database, b"key:%d" % number, b"x" * 80)
+    held = keyspace.used()
+
+    def evicted() -> int:
+        before = database.evicted
+        assert keyspace.make_room()
+        return database.evicted - before
+
+    keyspace.limit(Terms(held - held // 32, "lru"))
+    assert [evicted() for _ in range(3)] == [24, 8, 8]
+    keyspace.tick(1001)
+    assert [evicted() for _ in range(3)] == [24, 8, 8]
+    # The pulse does not wait for the next millisecond, and nobody does who is far over the limit.
+    before = database.evicted
+    assert keyspace.tidy()
+    assert database.evicted == before + 24
+    keyspace.limit(Terms(held // 2, "lru"))
+    assert [evicted() for _ in range(3)] == [24, 24, 24]
 
 
 def test_volatile_scope_without_volatile_keys_refuses_like_noeviction() -> None:
