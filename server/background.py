@@ -13,7 +13,7 @@ import logging
 import time
 from typing import Final
 
-from persistence.change import HASH, STRING
+from persistence.change import STRING
 from persistence.engine import Engine
 from persistence.errors import StoreError
 from persistence.managed import ManagedPrefix
@@ -89,12 +89,14 @@ class Background:
         while True:
             await self._clock.sleep(_FAST_S)
             try:
+                # Each may take a turn of a millisecond: clients get theirs in between.
                 while self.expires and self.expire_slice():
-                    # More is due than one slice may do: let clients in between.
                     await asyncio.sleep(0)
+                await asyncio.sleep(0)
                 while self._dig():
                     await asyncio.sleep(0)
                 self.watch_memory()
+                await asyncio.sleep(0)
                 while self._keyspace.tidy():
                     await asyncio.sleep(0)
                 if self._keyspace.awaits_saving:
@@ -179,4 +181,4 @@ def _told_twice(prefix: ManagedPrefix) -> int:
     mapping = prefix.mapping
     if not prefix.keys or mapping is None or mapping.kind in (-1, STRING):
         return 0
-    return prefix.keys * told_twice([field.name for field in mapping.fields] if mapping.kind == HASH else [])
+    return prefix.keys * told_twice(mapping.shared_names, mapping.shared_bytes)
