@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.report import Line, figure, publish  # noqa: E402
-from bench.servers import REDIS, Server, ServerFailed, add_builds_option, servers, turn  # noqa: E402
+from bench.servers import REDIS, Server, ServerFailed, add_builds_option, exit_code_of, servers, turn  # noqa: E402
 from bench.table import Progress, number, table  # noqa: E402
 from protocol.decoder import PENDING, ReplyDecoder, ReplyError, pack_command  # noqa: E402
 
@@ -292,16 +292,12 @@ def main() -> int:
     options = parse()
     builds = [build.name for build in options.builds]
     facts = machine.describe("complexity", options.builds)
-    try:
-        with servers(options.builds) as running:
-            found = measure(running, options)
-    except ServerFailed as error:
-        print(f"bench/complexity.py: {error}", file=sys.stderr)
-        return 1
+    with servers(options.builds) as running:
+        found = measure(running, options)
     shown = show(found, options.sizes, builds)
     publish("complexity", "What grows with the size of a value", facts, shown, lines_of(found, builds), options.save)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -29,7 +29,17 @@ from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.idle_clients import SPARE_FILES, IdleClients, raise_limit  # noqa: E402
 from bench.load import Load, Run, run  # noqa: E402
 from bench.report import Line, figure, publish, summary  # noqa: E402
-from bench.servers import REDIS, Server, ServerFailed, add_builds_option, add_rounds_options, rounds, servers, turn  # noqa: E402
+from bench.servers import (  # noqa: E402
+    REDIS,
+    Server,
+    ServerFailed,
+    add_builds_option,
+    add_rounds_options,
+    exit_code_of,
+    rounds,
+    servers,
+    turn,
+)
 from bench.table import Progress, number, table  # noqa: E402
 
 # What still counts as flat: the growth of a command's cost as a multiple of redis-server's own growth.
@@ -160,11 +170,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     options = parse()
     facts = machine.describe("connections", options.builds)
-    try:
-        results, churned = measure(options)
-    except ServerFailed as error:
-        print(f"bench/connections.py: {error}", file=sys.stderr)
-        return 1
+    results, churned = measure(options)
     lines = lines_of(results, churned)
     shown = show(results, lines, [build.name for build in options.builds])
     publish("connections", "Many connections beside redis-server", facts, shown, lines, options.save)
@@ -172,4 +178,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -39,6 +39,7 @@ from bench.servers import (  # noqa: E402
     ServerFailed,
     add_builds_option,
     add_rounds_options,
+    exit_code_of,
     forebay,
     redis_server,
     rounds,
@@ -334,16 +335,12 @@ def main() -> int:
     options = parse()
     facts = machine.describe("growth", options.builds)
     results: list[Series] = []
-    try:
-        with tempfile.TemporaryDirectory(prefix="forebay-bench-") as directory:
-            if options.only != "prefixes":
-                results += plain_keys(options)
-                results += managed_keys(options, Path(directory))
-            if options.only != "keys":
-                results += prefix_rules(options, Path(directory))
-    except ServerFailed as error:
-        print(f"bench/growth.py: {error}", file=sys.stderr)
-        return 1
+    with tempfile.TemporaryDirectory(prefix="forebay-bench-") as directory:
+        if options.only != "prefixes":
+            results += plain_keys(options)
+            results += managed_keys(options, Path(directory))
+        if options.only != "keys":
+            results += prefix_rules(options, Path(directory))
     shown = show(results, [build.name for build in options.builds])
     path = publish("growth", "What a command costs as things grow", facts, shown, lines_of(results), options.save)
     if options.plot:
@@ -354,4 +351,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -25,7 +25,15 @@ sys.path.insert(0, str(ROOT))
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.load import Load, Run, run_test  # noqa: E402
 from bench.report import Line, figure, publish, summary  # noqa: E402
-from bench.servers import REDIS, ServerFailed, add_builds_option, add_rounds_options, rounds, servers, turn  # noqa: E402
+from bench.servers import (  # noqa: E402
+    REDIS,
+    add_builds_option,
+    add_rounds_options,
+    exit_code_of,
+    rounds,
+    servers,
+    turn,
+)
 from bench.table import Progress, table  # noqa: E402
 
 SIZES: Final = "1kb,8kb,64kb,512kb,8mb"
@@ -122,11 +130,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     options = parse()
     facts = machine.describe("large_values", options.builds)
-    try:
-        results = measure(options)
-    except ServerFailed as error:
-        print(f"bench/large_values.py: {error}", file=sys.stderr)
-        return 1
+    results = measure(options)
     shown = show(results, [build.name for build in options.builds])
     lines = [each.line for each in results]
     publish("large_values", "Large values beside redis-server", facts, shown, lines, options.save)
@@ -134,4 +138,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -38,6 +38,7 @@ from bench.servers import (  # noqa: E402
     ServerFailed,
     add_builds_option,
     add_rounds_options,
+    exit_code_of,
     rounds,
     servers,
     turn,
@@ -183,15 +184,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     options = parse()
     facts = machine.describe("latency", options.builds)
-    try:
-        results, most = measure(options)
-    except ServerFailed as error:
-        print(f"bench/latency.py: {error}", file=sys.stderr)
-        return 1
+    results, most = measure(options)
     shown = show(results, options.builds, most)
     publish("latency", "Latency at fixed rates beside redis-server", facts, shown, lines_of(results), options.save)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.filling import BATCH, Filler, Word, keys, proportional_bytes  # noqa: E402
 from bench.report import RESULTS  # noqa: E402
-from bench.servers import ServerFailed, redis_server  # noqa: E402
+from bench.servers import exit_code_of, redis_server  # noqa: E402
 from bench.table import Progress, number, table  # noqa: E402
 from tests.support.forebay import ForebayProcess  # noqa: E402
 
@@ -380,11 +380,7 @@ def main() -> int:
     facts = machine.describe("memory")
     facts["redis-server"] = machine.program_version("redis-server")
     config = f'[memory]\nmaxmemory = "{options.maxmemory}"\n' if options.maxmemory else ""
-    try:
-        results = measure(options.shapes, 0.1 if options.quick else 1.0, config, not options.no_redis)
-    except ServerFailed as error:
-        print(f"bench/memory.py: {error}", file=sys.stderr)
-        return 1
+    results = measure(options.shapes, 0.1 if options.quick else 1.0, config, not options.no_redis)
     for name, fact in facts.items():
         print(f"{name}: {fact}")
     print(f"\n{show(results)}")
@@ -395,4 +391,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

@@ -31,9 +31,9 @@ from bench.report import Line, figure, publish, summary  # noqa: E402
 from bench.servers import (  # noqa: E402
     REDIS,
     Server,
-    ServerFailed,
     add_builds_option,
     add_rounds_options,
+    exit_code_of,
     rounds,
     servers,
     turn,
@@ -197,11 +197,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     options = parse()
     facts = machine.describe("plain", options.builds)
-    try:
-        results = measure(options)
-    except ServerFailed as error:
-        print(f"bench/plain.py: {error}", file=sys.stderr)
-        return 1
+    results = measure(options)
     shown = show(results, [build.name for build in options.builds])
     lines = [each.line for each in results]
     publish("plain", "Plain commands beside redis-server", facts, shown, lines, options.save)
@@ -209,4 +205,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

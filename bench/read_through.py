@@ -52,7 +52,7 @@ sys.path.insert(0, str(ROOT))
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.applications import BY_HAND, FOREBAY, TABLE, Outcome, Task, body_of  # noqa: E402
 from bench.report import RESULTS  # noqa: E402
-from bench.servers import REDIS, Server, ServerFailed, redis_server, server_at  # noqa: E402
+from bench.servers import REDIS, Server, ServerFailed, exit_code_of, redis_server, server_at  # noqa: E402
 from bench.table import Progress, number, table  # noqa: E402
 from tests.support.forebay import ForebayProcess  # noqa: E402
 from tests.support.postgres import PostgresServer  # noqa: E402
@@ -113,7 +113,7 @@ class Measured:
         return goals[machine.is_compiled()] if goals else None
 
 
-class WrongAnswer(Exception):
+class WrongAnswer(ServerFailed):
     """A run did not get what it had to get."""
 
 
@@ -474,19 +474,15 @@ def main() -> int:
     for program in ("redis-server", "redis-benchmark"):
         facts[program] = machine.program_version(program)
     whole: dict[str, object]
-    try:
-        with postgres(options) as (server, url):
-            facts["postgresql"] = str(server.execute("SHOW server_version")[0][0])
-            if options.managed_hits:
-                managed, plain = measure_hits(options, url)
-                shown, whole = show_hits(managed, plain), {"managed": managed, "plain": plain}
-            else:
-                results = measure(options, server, url)
-                shown = show(results)
-                whole = {"results": [{**asdict(each), "ratios": each.ratios} for each in results]}
-    except (ServerFailed, WrongAnswer) as error:
-        print(f"bench/read_through.py: {error}", file=sys.stderr)
-        return 1
+    with postgres(options) as (server, url):
+        facts["postgresql"] = str(server.execute("SHOW server_version")[0][0])
+        if options.managed_hits:
+            managed, plain = measure_hits(options, url)
+            shown, whole = show_hits(managed, plain), {"managed": managed, "plain": plain}
+        else:
+            results = measure(options, server, url)
+            shown = show(results)
+            whole = {"results": [{**asdict(each), "ratios": each.ratios} for each in results]}
     for name, fact in facts.items():
         print(f"{name}: {fact}")
     print(f"\n{shown}")
@@ -496,4 +492,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

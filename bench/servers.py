@@ -9,9 +9,10 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,15 @@ _COMPILED_ROOT: Final = ROOT / "build" / "compiled"
 
 class ServerFailed(Exception):
     """A server did not start, or a program that loads it failed."""
+
+
+def exit_code_of(main: Callable[[], int]) -> int:
+    """A bench's main program, run: what failed under it is one line on standard error, and exit code 1."""
+    try:
+        return main()
+    except ServerFailed as error:
+        print(f"bench/{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        return 1
 
 
 @dataclass(frozen=True)

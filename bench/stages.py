@@ -33,7 +33,15 @@ sys.path.insert(0, str(ROOT))
 
 from bench import machine  # noqa: E402 - runs from a checkout, uninstalled
 from bench.report import Line, figure, publish  # noqa: E402
-from bench.servers import Build, ServerFailed, add_builds_option, add_rounds_options, rounds, turn  # noqa: E402
+from bench.servers import (  # noqa: E402
+    Build,
+    ServerFailed,
+    add_builds_option,
+    add_rounds_options,
+    exit_code_of,
+    rounds,
+    turn,
+)
 from bench.stage_timing import STAGES, Task, Timing  # noqa: E402
 from bench.table import Progress, table  # noqa: E402
 
@@ -143,14 +151,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     options = parse()
     facts = machine.describe("stages", options.builds)
-    try:
-        results = measure(options)
-    except ServerFailed as error:
-        print(f"bench/stages.py: {error}", file=sys.stderr)
-        return 1
+    results = measure(options)
     publish("stages", "Where the time of a command goes", facts, show(results), lines_of(results), options.save)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

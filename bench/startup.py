@@ -39,6 +39,7 @@ from bench.servers import (  # noqa: E402
     ServerFailed,
     add_builds_option,
     add_rounds_options,
+    exit_code_of,
     free_port,
     rounds,
     turn,
@@ -187,11 +188,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     options = parse()
     facts = machine.describe("startup", options.builds)
-    try:
-        measured = measure(options)
-    except ServerFailed as error:
-        print(f"bench/startup.py: {error}", file=sys.stderr)
-        return 1
+    measured = measure(options)
     lines = lines_of(measured)
     parts = [summary(lines, [build.name for build in options.builds])]
     if options.imports:
@@ -201,4 +198,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code_of(main))

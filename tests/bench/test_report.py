@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from bench import machine, report, servers
 from bench.report import Line, figure, summary, verdict
-from bench.servers import BUILDS, read_builds, turn
+from bench.servers import BUILDS, ServerFailed, exit_code_of, read_builds, turn
 
 
 def line(**changed: object) -> Line:
@@ -78,6 +79,18 @@ def test_builds_that_do_not_exist_are_refused(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(argparse.ArgumentTypeError, match="script/compile"):
         read_builds("compiled")
     assert [build.name for build in servers.available()] == ["interpreted"]
+
+
+def test_what_fails_under_a_bench_is_one_line_and_exit_code_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> int:
+        raise ServerFailed("redis-server is not installed")
+
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bench/plain.py"])
+    assert exit_code_of(fail) == 1
+    assert capsys.readouterr().err == "bench/plain.py: redis-server is not installed\n"
+    assert exit_code_of(lambda: 0) == 0
 
 
 def test_a_build_of_other_sources_is_told(tmp_path: Path) -> None:
