@@ -1,7 +1,11 @@
 """Due: what of the changes that wait the next flush takes.
 
-The oldest first, whichever rule they are under, so that a row comes before those that refer to it. And no more of all
-lines together than of one, a piece at a time, because every step keeps everybody waiting.
+The oldest first, whichever rule they are under, so that a row comes before those that refer to it: where the oldest
+that is due may not go, because of its rule enough goes already, nothing younger does. And no more of all lines together
+than of one, a piece at a time, because every step keeps everybody waiting.
+
+(What is passed over all the same: a key that flies, whose newer change is due when it has landed; a rule whose mapping
+the store refuses; one whose `write_delay` is longer. Whoever refers to these is refused, and waits: outcomes.py.)
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ def take_due(unsaved: Unsaved, now_ms: int, until_seq: int, taken: int) -> tuple
     ages: list[list[int]] = []
     next_ms = NEVER
     room = 0
+    # Nothing younger goes: it is the oldest of what is due and may not go, or the last before that.
+    youngest = NEVER
     for prefix, backlog in unsaved.backlogs.items():
         line = backlog.pendings
         if not line:
@@ -41,27 +47,30 @@ def take_due(unsaved: Unsaved, now_ms: int, until_seq: int, taken: int) -> tuple
                 continue
         delay_ms = int(prefix.rule.write_delay_s * 1000)
         most = min(PIECE, prefix.rule.write_batch * STATEMENTS - taken)
-        if most <= 0:
-            continue
         # Waiting longer would save statements, and soon cost clients their time.
         is_full = backlog.bytes * 2 > prefix.rule.max_dirty
         until_ms = NEVER if is_full else now_ms - delay_ms
-        due, later_ms = line.due(most, until_ms, until_seq, unsaved.flying)
+        due, later_ms = line.due(max(most, 1), until_ms, until_seq, unsaved.flying)
         if later_ms != NEVER:
             next_ms = min(next_ms, later_ms + delay_ms)
-        if due:
+        if not due:
+            continue
+        if len(due) >= most:
+            # (There may be more of it.)
+            youngest = min(youngest, due[-1])
+        if most > 0:
             lines.append(line)
             ages.append(due)
             room = max(room, most)
-    if len(lines) > 1:
-        return _take_oldest(unsaved, lines, ages, room), next_ms
+    if len(lines) > 1 or (lines and youngest < ages[0][-1]):
+        return _take_oldest(unsaved, lines, ages, room, youngest), next_ms
     return lines[0].take(ages[0], unsaved.flying) if lines else [], next_ms
 
 
-def _take_oldest(unsaved: Unsaved, lines: list[Line], ages: list[list[int]], most: int) -> list[Pending]:
+def _take_oldest(unsaved: Unsaved, lines: list[Line], ages: list[list[int]], most: int, youngest: int) -> list[Pending]:
     # Of several lines.
     together = sorted(chain.from_iterable(ages))
-    newest = together[min(most, len(together)) - 1]
+    newest = min(youngest, together[min(most, len(together)) - 1])
     batch: list[Pending] = []
     for line, due in zip(lines, ages, strict=True):
         batch += line.take(due[: bisect_right(due, newest)], unsaved.flying)

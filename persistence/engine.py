@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from itertools import count, islice
+from itertools import count
 from typing import Final
 
 from persistence.arrivals import Arrivals
@@ -54,6 +54,7 @@ from persistence.prefixes import (
     PrefixRule,
     RuleTable,
 )
+from persistence.quarantine import Quarantine
 from persistence.queue_log import QueueLog
 from persistence.seams import Clock, Held, Memory, Random, View
 from persistence.stores.base import Applied, Store
@@ -104,13 +105,12 @@ class Engine:
         arrivals = Arrivals(memory, clock, random, self.lifetimes, self._may_doubt, self._is_doubtful)
         self.loader = Loader(clock, arrivals)
         self.groups = {name: GroupCommit(store, self.breakers[name]) for name, store in stores.items()}
+        self.quarantine = Quarantine(clock)
         self.queues: dict[str, WriteBehind] = {}
         self._open_queues()
         # The last look at memory changed it (a stale copy dropped, a copy given new life): a reply computed before that
         # look has to be computed again. Dispatch reads and clears it.
         self.moved = False
-        # Key → server milliseconds until which a write of unknown outcome may still land.
-        self._quarantine: dict[bytes, int] = {}
 
     def managed(self, rule: PrefixRule) -> ManagedPrefix:
         """A prefix for a rule, with its store."""
@@ -123,7 +123,14 @@ class Engine:
                 store = self.stores[name]
                 queue_log = QueueLog(self.journal, store, self._letter_ids)
                 self.queues[name] = WriteBehind(
-                    store, queue_log, self.breakers[name], self.clock, self.random, self._saved, self._died
+                    store,
+                    queue_log,
+                    self.breakers[name],
+                    self.clock,
+                    self.random,
+                    self._saved,
+                    self._died,
+                    self.quarantine.holds,
                 )
 
     def use_journal(self, journal: Journal) -> None:
@@ -376,11 +383,11 @@ class Engine:
         """
         watch = self.loader.watch(plan.keys) if len(plan.keys) > 1 and not plan.locks else None
         try:
-            if self._quarantine:
-                uncertain = [key for key in plan.must_load if self._is_quarantined(key)]
+            if not self.quarantine.is_empty():
+                uncertain = list(filter(self.quarantine.holds, plan.must_load))
                 if len(uncertain) > 1:
                     # One transaction may still commit them all between two of our statements.
-                    await self._sit_out_quarantine(uncertain)
+                    await self.quarantine.sit_out(uncertain)
             loaded = await self._load_missing(plan)
         finally:
             if watch is not None:
@@ -393,11 +400,21 @@ class Engine:
                     plan.last_resort.add(key)
             plan.stale.clear()
             return False
-        if any(each.prefix.retired and each.prefix.rule.write == WRITE_BEHIND for each in plan.store_writes.values()):
-            # What is queued under a rule that has gone is seen by nobody who asks the one in its place.
+        if any(map(self._has_gone, plan.store_writes.values())):
             raise Busy("the rules were changed while the command waited, try again")
         self._stage(plan, view, loaded)
         return True
+
+    def _has_gone(self, target: Target) -> bool:
+        # Has a reload put another rule in its place, and one of the two is write-behind? What is queued under the old
+        # one is seen by nobody who asks the new one; what it writes at once would be overwritten by what is older and
+        # queued under the new one.
+        if not target.prefix.retired:
+            return False
+        if target.prefix.rule.write == WRITE_BEHIND:
+            return True
+        rule = self.rules.match(target.key)
+        return rule is not None and rule.write == WRITE_BEHIND
 
     async def _load_missing(self, plan: Plan) -> dict[bytes, Loaded | None]:
         # What the store has of the keys that memory cannot answer for. The last thing it does is to look at memory, at
@@ -408,7 +425,7 @@ class Engine:
                 for keys in (plan.targets, plan.must_load, plan.store_writes):
                     keys.pop(target.key, None)
         if plan.store_writes:
-            await self._sit_out_quarantine(plan.store_writes)
+            await self.quarantine.sit_out(plan.store_writes)
         while True:
             self.memory.now_ms = self.clock.now_ms()
             missing = [target for key, target in plan.must_load.items() if key not in loaded and self.missing(target)]
@@ -469,13 +486,13 @@ class Engine:
 
     def _may_doubt(self, prefix: ManagedPrefix, keys: list[bytes]) -> bool:
         # May one of these keys of the prefix be doubtful?
-        if self._quarantine:
+        if not self.quarantine.is_empty():
             return True
         return prefix.rule.write == WRITE_BEHIND and self.queue_of(prefix).has_any(prefix, keys)
 
     def _is_doubtful(self, target: Target) -> bool:
         # May the row be about to change, or does it lack a change of ours?
-        return self._is_quarantined(target.key) or self._is_unsaved(target)
+        return self.quarantine.holds(target.key) or self._is_unsaved(target)
 
     def _is_unsaved(self, target: Target) -> bool:
         # Does the store lack a change of this key that write-behind has acknowledged?
@@ -490,7 +507,7 @@ class Engine:
         return self.queue_of(target.prefix).unsaved_seq(target)
 
     def _request(self, target: Target) -> Flight:
-        if self._is_quarantined(target.key):
+        if self.quarantine.holds(target.key):
             # Pass through: the value is answered but, fenced at once, neither kept nor shared.
             flight = self.loader.request(target)
             self.loader.fence(target.key)
@@ -560,6 +577,7 @@ class Engine:
             assert mapping is not None
             stores.add(target.prefix.rule.store)
             if target.prefix.rule.write == WRITE_BEHIND:
+                commit.behind.append(target.prefix)
                 # (What is written is worked out when it is sent: by then there may be more.)
                 commit.canonical[key] = mapping.canonical(target.row_key, change, offset_ms)
                 continue
@@ -583,6 +601,8 @@ class Engine:
         assert store is not None
         for target in commit.sync_targets:
             self.loader.begin_write(target.key, len(commit.sync_targets) > 1)
+        for prefix in commit.behind:
+            prefix.committing += 1
         try:
             results = await self.groups[store.name].apply(commit.ops, any(not op.exact for op in commit.ops))
         except StoreTimeout:
@@ -596,6 +616,10 @@ class Engine:
         finally:
             for target in commit.sync_targets:
                 self.loader.end_write(target.key)
+            for prefix in commit.behind:
+                # (What is queued of it is so before anybody else runs.)
+                prefix.committing -= 1
+                self.queue_of(prefix).tell_waiters()
         for target, op, applied in zip(commit.sync_targets, commit.ops, results, strict=True):
             if op.verb == ROW_DELETE and applied.found:
                 commit.deleted.add(target.key)
@@ -743,31 +767,7 @@ class Engine:
         target.prefix.forget_absent(target.key)
         store = target.prefix.store
         assert store is not None
-        now = self.clock.now_ms()
-        # The oldest come first: those whose time is over, and that nobody asked for since, leave here.
-        for key in list(islice(self._quarantine, 2)):
-            if self._quarantine[key] <= now:
-                del self._quarantine[key]
-        self._quarantine.pop(target.key, None)
-        self._quarantine[target.key] = now + straggling_ms(store)
-
-    def has_quarantine(self) -> bool:
-        """Is any key's outcome unknown? Those whose time is over leave; the oldest come first."""
-        while self._quarantine:
-            key, until = next(iter(self._quarantine.items()))
-            if until > self.clock.now_ms():
-                return True
-            del self._quarantine[key]
-        return False
-
-    def _is_quarantined(self, key: bytes) -> bool:
-        until = self._quarantine.get(key) if self._quarantine else None
-        if until is None:
-            return False
-        if until > self.clock.now_ms():
-            return True
-        del self._quarantine[key]
-        return False
+        self.quarantine.add(target.key, straggling_ms(store))
 
     def holds(self, target: Target) -> bool:
         """Can memory answer for this key without asking the store?"""
@@ -778,24 +778,13 @@ class Engine:
 
     def is_uncertain(self, key: bytes) -> bool:
         """Is the key locked, being written, or quarantined, so that its row may be about to change?"""
-        return key in self.locks.held or self.loader.is_writing(key) or self._is_quarantined(key)
-
-    async def _sit_out_quarantine(self, keys: Iterable[bytes]) -> None:
-        if not self._quarantine:
-            return
-        for key in keys:
-            until = self._quarantine.get(key)
-            if until is not None:
-                wait_ms = until - self.clock.now_ms()
-                if wait_ms > 0:
-                    await self.clock.sleep(wait_ms / 1000)
-                self._quarantine.pop(key, None)
+        return key in self.locks.held or self.loader.is_writing(key) or self.quarantine.holds(key)
 
     # -- what reads and flushes ask for -------------------------------------------------------------------------------
 
     def _renew(self, entry: Held, lease: Lease) -> None:
         # Near the end of its life and read again.
-        if not self.lifetimes.wants_renewal(entry, lease) or (self._quarantine and entry.key in self._quarantine):
+        if not self.lifetimes.wants_renewal(entry, lease) or self.quarantine.holds(entry.key):
             return
         target = self.target(entry.key)
         if target is not None and target.row_key != ():
@@ -960,7 +949,7 @@ class Engine:
             if prefix.store is None:
                 continue
             try:
-                await prefix.prepare()
+                await prefix.check()
             except StoreRejected as error:
                 problems.append(error.message)
             except StoreError as failure:

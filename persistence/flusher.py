@@ -80,6 +80,7 @@ class Flusher:
         "_closing",
         "_doubtful",
         "_force_until_seq",
+        "_is_quarantined",
         "_log",
         "_outcomes",
         "_random",
@@ -101,6 +102,7 @@ class Flusher:
         random: Random,
         on_saved: Callable[[Saved], None],
         on_dead: Callable[[Pending], None],
+        is_quarantined: Callable[[bytes], bool],
     ) -> None:
         self._unsaved = unsaved
         self._log = unsaved.log
@@ -110,6 +112,8 @@ class Flusher:
         self._clock = unsaved.clock
         self._random = random
         self._outcomes = Outcomes(unsaved, random, on_saved, on_dead)
+        # May a synchronous write of a key, from before its rule became write-behind, still be committed?
+        self._is_quarantined = is_quarantined
         # The last flush was of a row that was refused and is tried alone.
         self._alone_last = False
         # Flushes without an answer, oldest first; what they carry flies until it is known what became of them.
@@ -395,6 +399,9 @@ class Flusher:
                 await asyncio.sleep(0)
             if pending.on_over is not None:
                 self._unsaved.leave(pending)
+                continue
+            if self._is_quarantined(pending.target.key):
+                self._outcomes.locked(pending)
                 continue
             prefix = pending.target.prefix
             try:

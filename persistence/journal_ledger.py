@@ -187,9 +187,7 @@ class Ledger:
                 self._here += 1
             keys[key] = (seq, first_ms, self._group)
             return pack((WHOLE, prefix, key, None, first_ms, None, STRING, value))
-        if known.last <= records.given_up_seq:
-            known.forget(now_ms, None)
-        self._overwrite(known, seq, now_ms)
+        self._overwrite(known, seq, now_ms, records.given_up_seq)
         return pack((WHOLE, prefix, key, known.existed, known.first_ms, None, STRING, value))
 
     def record_texts(
@@ -217,42 +215,33 @@ class Ledger:
         size = fresh = moved = 0
         for key, value, first_ms in zip(keys, values, firsts):  # noqa: B905 - of one length; compiled, `strict` is slow
             if first_ms:
-                if len(value) != form.size:
-                    form.resize(len(value))
                 first_ms += wall_offset_ms
-                head = heads.get(len(key)) or form.head_of(len(key))
-                middle = middles.get(first_ms) or form.middle_of(first_ms)
-                parts += (head, key, middle, value)
-                size += len(head) + len(key) + len(middle) + len(value)
-                seq += 1
-                continue
-            shard = shards[hash(key) & _SHARD_MASK]
-            known = shard.get(key)
-            first_ms = now_ms
-            if known is None:
-                fresh += 1
-                shard[key] = (seq, now_ms, group)
-            elif isinstance(known, tuple):
-                first_ms = known[1]
-                old = known[2]
-                if old != group:
-                    # `_uncount`, written out.
-                    count = counts[old] - 1
-                    if count:
-                        counts[old] = count
-                    else:
-                        del counts[old]
-                    moved += 1
-                shard[key] = (seq, first_ms, group)
             else:
-                if known.last <= records.given_up_seq:
-                    known.forget(now_ms, None)
-                self._overwrite(known, seq, now_ms)
-                record = pack((WHOLE, prefix, key, known.existed, known.first_ms, None, STRING, value))
-                parts.append(record)
-                size += len(record)
-                seq += 1
-                continue
+                shard = shards[hash(key) & _SHARD_MASK]
+                known = shard.get(key)
+                first_ms = now_ms
+                if known is None:
+                    fresh += 1
+                    shard[key] = (seq, now_ms, group)
+                elif isinstance(known, tuple):
+                    first_ms = known[1]
+                    old = known[2]
+                    if old != group:
+                        # `_uncount`, written out.
+                        count = counts[old] - 1
+                        if count:
+                            counts[old] = count
+                        else:
+                            del counts[old]
+                        moved += 1
+                    shard[key] = (seq, first_ms, group)
+                else:
+                    self._overwrite(known, seq, now_ms, records.given_up_seq)
+                    record = pack((WHOLE, prefix, key, known.existed, known.first_ms, None, STRING, value))
+                    parts.append(record)
+                    size += len(record)
+                    seq += 1
+                    continue
             if len(value) != form.size:
                 form.resize(len(value))
             head = heads.get(len(key)) or form.head_of(len(key))
@@ -264,8 +253,10 @@ class Ledger:
         self._keys += fresh
         return size
 
-    def _overwrite(self, entry: Unsaved, seq: int, now_ms: int) -> None:
+    def _overwrite(self, entry: Unsaved, seq: int, now_ms: int, given_up_seq: int) -> None:
         # By a plain string.
+        if entry.last <= given_up_seq:
+            entry.forget(now_ms, None)
         entry.last = entry.first = seq
         self._move(entry)
         if entry.flying and not entry.next_first:

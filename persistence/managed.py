@@ -8,7 +8,7 @@ from typing import Final
 from persistence.breaker import Breaker
 from persistence.errors import MappingRejected, StoreDown, StoreTimeout
 from persistence.mapping import Mapping, MappingError, build_mapping
-from persistence.prefixes import REFRESH_AHEAD, PrefixRule
+from persistence.prefixes import HOT_KEYS, NO_WARM_UP, REFRESH_AHEAD, PrefixRule
 from persistence.rows import RowKey
 from persistence.stores.base import Store
 
@@ -111,6 +111,7 @@ class ManagedPrefix:
         "ages",
         "breaker",
         "bytes",
+        "committing",
         "counters",
         "generation",
         "given_up_seq",
@@ -151,6 +152,8 @@ class ManagedPrefix:
         self.negatives: OrderedDict[bytes, int] = OrderedDict()
         # Unsaved changes up to this sequence were given up, and copies of them are on their way out (discard.py).
         self.given_up_seq = 0
+        # Changes that will be queued as soon as the synchronous part of their transaction is committed.
+        self.committing = 0
         # Why the store refuses this mapping altogether; empty when it does not.
         self.stopped = ""
         # A reload has put another rule in its place, or none. What began under it is finished, and leaves no copy: that
@@ -187,6 +190,17 @@ class ManagedPrefix:
                 # At worst a table of ours is there by now, and empty: no client's write has an unknown outcome.
                 raise StoreDown(str(timeout)) from timeout
         return self.mapping
+
+    async def check(self) -> None:
+        """Would the rule work, its warm-up included? `prepare`, and what is asked only where a rule comes into force:
+        keys of one whose SQL has gone wrong since are served all the same."""
+        mapping = await self.prepare()
+        if self.rule.warm in (NO_WARM_UP, HOT_KEYS) or self.store is None:
+            return
+        try:
+            await self.store.describe_query(mapping.warm_sql(), 0)
+        except MappingRejected as refusal:
+            raise MappingRejected(refusal.sqlstate, f"prefix {self.rule.name}: warm: {refusal.message}") from refusal
 
     def resolve(self, target: Target) -> bool:
         """Name the row of a target that was made before the mapping was known; False when its key names none."""

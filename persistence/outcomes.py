@@ -4,6 +4,7 @@
     returned   it was not sent, or certainly not committed: back to the front of its line
     refused    the row itself is at fault: set aside, tried alone, and at last a dead letter
     locked     somebody else holds the row: set aside, which is no attempt
+               (so is one that other rows stand in the way of, while a change older than it is not saved)
     stopped    its whole mapping is refused: back in its line, and the line is left alone for a while
 
 Synchronous: each of them is one step from one consistent state of the books (unsaved.py) to another.
@@ -31,6 +32,8 @@ BACKOFF_MOST_S: Final = 2.0
 STOPPED_RETRY_S: Final = 5.0
 # How long a row that somebody else holds is left alone: trying it may take as long as the store waits for a lock.
 LOCKED_RETRY_S: Final = 1.0
+# Refusals for the sake of other rows, which an older change may put right: a foreign key, a unique one, an exclusion.
+_OF_OTHER_ROWS: Final = ("23503", "23505", "23P01")
 
 
 class Outcomes:
@@ -80,7 +83,14 @@ class Outcomes:
                 self._unsaved.put_back(pending)
 
     def refused(self, pending: Pending, error: StoreRejected) -> None:
-        """The row is at fault: it is tried again alone, `retry_limit` times in all."""
+        """The row is at fault: it is tried again alone, `retry_limit` times in all.
+
+        Unless it may have come too early: what it refers to, or what has its place, is an older change that waits for
+        its delay, its mapping, its lock or an answer. Then this is no attempt.
+        """
+        if error.sqlstate in _OF_OTHER_ROWS and self._unsaved.has_others_before(pending):
+            self.locked(pending)
+            return
         if self._unsaved.leave(pending):
             return
         prefix = pending.target.prefix
@@ -97,7 +107,7 @@ class Outcomes:
         self._set_aside(pending, pause_ms)
 
     def locked(self, pending: Pending) -> None:
-        """Somebody else holds the row: set aside as a refused one, but that is no attempt."""
+        """Somebody else holds the row, or may still change it: set aside as a refused one, but that is no attempt."""
         if self._unsaved.leave(pending):
             return
         pending.target.prefix.counters.retries += 1

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from persistence.managed import Target
+from persistence.managed import ManagedPrefix, Target
 from persistence.mapping import RowOp
 from persistence.stores.base import Store
 
 
 class Busy(Exception):
-    """The write-behind backlog of a prefix is full."""
+    """A write cannot be taken now: the backlog of its prefix is full, or its rule has just been changed."""
 
 
 class CrossStore(Exception):
@@ -59,7 +59,7 @@ class Plan:
 class Commit:
     """An accepted set of changes: what goes to the store now, what is queued, what only memory gets."""
 
-    __slots__ = ("canonical", "decided", "deleted", "ops", "queued", "store", "sync_targets")
+    __slots__ = ("behind", "canonical", "decided", "deleted", "ops", "queued", "store", "sync_targets")
 
     def __init__(self) -> None:
         self.store: Store | None = None
@@ -69,6 +69,8 @@ class Commit:
         # Those, and the keys that the command might have written there but decided not to (SETNX of an existing key).
         # As long as the outcome is unknown they must stay as they were when it decided.
         self.decided: list[Target] = []
+        # The prefix of each change that will be queued.
+        self.behind: list[ManagedPrefix] = []
         # Key → the value that memory gets: what the client wrote, as the store will show it.
         self.canonical: dict[bytes, object] = {}
         # Keys whose DELETE met a row.

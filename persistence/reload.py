@@ -2,7 +2,9 @@
 
 A rule that is the same as before keeps its counters and its cached values. What was cached under a rule that changes is
 void; its unsaved writes are saved first, because they were promised under the old rule. (A journal knows them by the
-rule's name, and would not know what to do with them after a restart.)
+rule's name, and would not know what to do with them after a restart.) Nothing of it may land later, either, because the
+rule in its place need not wait for that: neither what CACHE.DISCARD gave up while it flew, nor what a transaction
+queues when its synchronous part is committed. (A synchronous write of unknown outcome is waited for by the queue.)
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from persistence.engine import Engine
 from persistence.errors import StoreError
 from persistence.managed import ManagedPrefix
 from persistence.prefixes import WRITE_BEHIND, RuleTable
+from persistence.write_behind import WriteBehind
 
 
 async def reload(engine: Engine, rules: RuleTable, timeout_s: float) -> list[str]:
@@ -51,7 +54,7 @@ async def _prepared(engine: Engine, rules: RuleTable) -> tuple[dict[str, Managed
         fresh = prefixes[rule.name] = engine.managed(rule)
         try:
             if fresh.store is not None:
-                await fresh.prepare()
+                await fresh.check()
         except StoreError as error:
             problems.append(str(error))
     return prefixes, problems
@@ -62,12 +65,20 @@ async def _saved(engine: Engine, leaving: list[ManagedPrefix], timeout_s: float)
     for prefix in leaving:
         queue = engine.queues.get(prefix.rule.store)
         if queue is not None:
+            if prefix.committing:
+                await queue.wait_until(lambda p=prefix: not p.committing, timeout_s)  # type: ignore[misc]
             await queue.flush(prefix, timeout_s)
+            await queue.wait_until(lambda p=prefix, q=queue: q.is_at_rest(p), timeout_s)  # type: ignore[misc]
+    # (All of them at one moment.)
     return [
         f"prefix {prefix.rule.name!r} has unsaved changes that cannot be saved now"
         for prefix in leaving
-        if prefix.rule.store in engine.queues and engine.queue_of(prefix).count(prefix)
+        if prefix.rule.store in engine.queues and not _is_saved(engine.queue_of(prefix), prefix)
     ]
+
+
+def _is_saved(queue: WriteBehind, prefix: ManagedPrefix) -> bool:
+    return queue.is_at_rest(prefix) and not queue.count(prefix)
 
 
 def _sweep(engine: Engine) -> None:

@@ -214,7 +214,9 @@ class Mapping:
         self.key_columns = tuple([key.name for key in layout.keys])
         # Mapped columns in the order of a Row; key columns among them only if the rule maps them.
         self.columns = tuple([field.column for field in layout.fields])
-        self.fields = layout.fields
+        self.fields = fields = layout.fields
+        # Of a hash, the very objects that all copies of its rows have for the names of fields.
+        self.shared_names = [each.name for each in fields] if self.kind == HASH else []
         self.resets = layout.resets
         self.upsert = layout.upsert
         self.delete = layout.delete
@@ -236,9 +238,8 @@ class Mapping:
         # The database changes no written value by itself: no custom SQL, no trigger, no generated column.
         self.pure = not layout.upsert and not layout.triggers and not any(field.generated for field in layout.fields)
         # Is every canonical value what a load returns? RowOp.exact answers the same for one write, more precisely.
-        self.exact = self.pure and all(
-            field.codec.exact and (field.key_index >= 0 or not field.has_default) for field in layout.fields
-        )
+        sure = [each.codec.exact and (each.key_index >= 0 or not each.has_default) for each in fields]
+        self.exact = self.pure and all(sure)
 
     # --- keys and statements ---
 

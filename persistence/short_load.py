@@ -49,7 +49,7 @@ class ShortLoad:
     def absent(self, keys: list[bytes]) -> list[Flight] | None:
         """What a read of these keys has to load, each key once; None for the long road. Raises Unmapped."""
         engine = self._engine
-        if engine.has_quarantine():
+        if not engine.quarantine.is_empty():
             return None
         prefix = self._prefix
         mapping: Mapping | None = None
@@ -101,7 +101,7 @@ class ShortLoad:
         if mapping is None or not key.startswith(self._head) or engine.memory.held(key) is not None:
             return None
         row_key = mapping.row_named_by(key)
-        if row_key is None or key in prefix.negatives or key in engine.loader.joint or engine.has_quarantine():
+        if row_key is None or key in prefix.negatives or key in engine.loader.joint or not engine.quarantine.is_empty():
             return None
         flight = Flight(key, prefix, row_key)
         if self._is_behind and engine.queue_of(prefix).unsaved(flight) is not None:
@@ -112,7 +112,7 @@ class ShortLoad:
         """All that a read of these keys has to load, as one; None: they have to be looked at one by one (`absent`)."""
         engine = self._engine
         prefix = self._prefix
-        if prefix is None or engine.rules is not self._rules or engine.has_quarantine():
+        if prefix is None or engine.rules is not self._rules or not engine.quarantine.is_empty():
             return None
         mapping = prefix.mapping
         if mapping is None or mapping.kind < 0 or not self._loads:

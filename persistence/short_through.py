@@ -76,7 +76,7 @@ class ShortThrough:
         prefix = self._prefix
         if prefix is None or self._rules is not engine.rules or not key.startswith(self._head):
             prefix = self._look_up(key)
-        if prefix is None or key in engine.locks.held or engine.has_quarantine():
+        if prefix is None or key in engine.locks.held or not engine.quarantine.is_empty():
             return None
         return prefix
 

@@ -121,6 +121,24 @@ class Unsaved:
                     return True
         return False
 
+    def has_others_before(self, pending: Pending) -> bool:
+        """Is another key on its way to the store that was changed first, and that was not refused itself?
+
+        O(what flies or was refused + prefixes).
+        """
+        age = pending.first_seq
+        for backlog in self.backlogs.values():
+            if 0 < backlog.pendings.oldest() < age:
+                return True
+        for other in (*self.flying.values(), *self.suspects.values()):
+            if other.first_seq < age and not other.attempts and other.on_over is None:
+                return True
+        return False
+
+    def is_at_rest(self, prefix: ManagedPrefix) -> bool:
+        """Is nothing of a prefix under way to the store, not even what was given up, nor about to be queued?"""
+        return not prefix.committing and all(each.target.prefix is not prefix for each in self.flying.values())
+
     def bytes_of(self, prefix: ManagedPrefix) -> int:
         """Unsaved bytes of a prefix, what flies included."""
         backlog = self.backlogs.get(prefix)

@@ -4,8 +4,9 @@ Which ones is told by SQL of the operator's own that returns key columns, or by 
 the loader as misses do, with its single flight and its fences, one statement of `load_batch` keys at a time: of the two
 statements that a prefix may have in flight the other one stays free for clients, who are served meanwhile.
 
-At start nothing of this is urgent and nothing of it may fail the start: a store that cannot be reached is tried again,
-less and less often; a statement that it refuses is logged and left alone.
+At start nothing of this is urgent. SQL that cannot work is found then (`ManagedPrefix.check`); after that nothing of it
+may fail the start: a store that cannot be reached is tried again, less and less often; a statement that it refuses is
+logged and left alone.
 """
 
 from __future__ import annotations

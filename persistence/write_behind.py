@@ -44,9 +44,10 @@ class WriteBehind(Unsaved):
         random: Random,
         on_saved: Callable[[Saved], None],
         on_dead: Callable[[Pending], None],
+        is_quarantined: Callable[[bytes], bool],
     ) -> None:
         super().__init__(log, clock)
-        self.flusher = Flusher(self, store, breaker, random, on_saved, on_dead)
+        self.flusher = Flusher(self, store, breaker, random, on_saved, on_dead, is_quarantined)
 
     # -- accepting ----------------------------------------------------------------------------------------------------
 

@@ -254,7 +254,7 @@ class Scene:
         """Stop the clients; nothing wrong was read, nothing acknowledged is lost, the loop was never blocked."""
         await self.load.stop()
         engine = self.node.engine
-        await self.until(lambda: not any(map(engine._is_quarantined, list(engine._quarantine))))
+        await self.until(engine.quarantine.is_empty)
         await engine.flush(5.0)
         assert engine.unsaved() == 0
         self.oracle.heal()

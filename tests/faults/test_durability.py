@@ -452,6 +452,47 @@ async def test_a_long_outage_under_load_is_bounded_memory_backpressure_and_a_ful
     assert {key: rows.get(key) for key in acknowledged} == acknowledged
 
 
+# -- without a journal ------------------------------------------------------------------------------------------------
+
+
+def _without_journal(sqlite: Sqlite, *prefixes: str) -> str:
+    store = f'[stores.main]\nurl = "{sqlite.url}"\nstatement_timeout = "500ms"\n'
+    return '[server]\nport = 0\nshutdown_timeout = "1s"\n' + store + "\n".join(prefixes)
+
+
+def test_kill_9_without_a_journal_costs_what_is_unsaved_and_nothing_that_was_written_through(sqlite: Sqlite) -> None:
+    through = prefix("count:", read="read-through", write="write-through")
+    config = _without_journal(sqlite, through, prefix("kv:", write_delay="1h", ttl="0", **GENERIC))
+    with ForebayProcess(config) as server, RawClient(server.port) as client:
+        assert client.call("SET", "kv:saved", "1") == b"OK"
+        assert client.call("CACHE.FLUSH", "kv:")[1] == 0  # type: ignore[index]
+        assert client.call("SET", "kv:unsaved", "1") == b"OK"
+        # Killed in the middle of a pipeline: what was answered is in the database, of the rest some.
+        sent = 400
+        client.send(b"INCR count:a\r\n" * sent)
+        answered = [client.reply() for _ in range(50)][-1]
+        server.kill()
+        rest = re.findall(rb":(\d+)\r\n", client.receive_all())
+        answered = int(rest[-1]) if rest else answered
+    rows = sqlite.values()
+    assert isinstance(answered, int)
+    assert 50 <= answered <= int(rows["count:a"]) <= sent
+    assert rows["kv:saved"] == b"1"
+    assert "kv:unsaved" not in rows
+
+
+def test_sigterm_without_a_journal_while_the_database_is_away_counts_what_is_lost(sqlite: Sqlite) -> None:
+    config = _without_journal(sqlite, prefix("kv:", write_delay="10ms", **GENERIC))
+    with ForebayProcess(config) as server, RawClient(server.port) as client:
+        assert client.call("SET", "kv:warm", "1") == b"OK"
+        assert client.call("CACHE.FLUSH")[1] == 0  # type: ignore[index]
+        sqlite.go_away()
+        for number in range(100):
+            assert client.call("SET", f"kv:{number}", "1") == b"OK"
+        assert server.stop() == 4
+        assert any(line.endswith("stopped with 100 unsaved writes") for line in server.log)
+
+
 # -- starting and stopping --------------------------------------------------------------------------------------------
 
 

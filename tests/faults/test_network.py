@@ -70,7 +70,7 @@ async def test_write_through_cut_after_commit_is_unknown_and_quarantined(scene: 
     assert isinstance(answer, ReplyError) and str(answer).startswith("STORETIMEOUT"), answer
     began = time.monotonic()
     engine = scene.node.engine
-    assert engine._is_quarantined(b"account:901") and engine._is_quarantined(b"page:901")
+    assert engine.quarantine.holds(b"account:901") and engine.quarantine.holds(b"page:901")
     # Reads pass through, and what they bring is not kept.
     assert await client.call("GET", "page:901") in (b"1", b"2")
     assert scene.node.keyspace.database(0).held(b"page:901") is None

@@ -51,7 +51,7 @@ def trust_unknown_outcomes(patch: Patch) -> None:
 
     def forget(self: Engine, target: Target) -> None:
         distrust(self, target)
-        del self._quarantine[target.key]
+        self.quarantine.drop(target.key)
 
     patch.setattr(Engine, "distrust", forget)
 
