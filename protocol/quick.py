@@ -30,7 +30,8 @@ from mypy_extensions import i64
 CRLF: Final = b"\r\n"
 # `by_split` looks ahead, and what it cut in vain is work lost. So it starts with a small window and doubles while all
 # goes well: no more is wasted than was gained. Searching costs it more per byte than copying, so it is not for large
-# values either; a small last window keeps it away from them.
+# values either; a small last window keeps it away from them. A command of ten arguments and more, by its header, is
+# mostly longer than the first.
 _FIRST_WINDOW: Final = 1024
 _LAST_WINDOW: Final = 4096
 
@@ -221,7 +222,7 @@ def by_split(data: bytes, pos: int, most: int, max_args: int, out: list[list[byt
     size = len(data)
     heads = _HEADS
     room = most - len(out) if most else -1
-    window = _FIRST_WINDOW
+    window = _FIRST_WINDOW if size - pos <= _FIRST_WINDOW or data[pos + 2] == 13 else _LAST_WINDOW
     while True:
         end = size
         if size - pos > window:
@@ -322,6 +323,10 @@ def by_bytes(data: bytes, pos: int, most: int, max_args: int, out: list[list[byt
         if 0 <= digit <= 9:
             count = count * 10 + digit
             at += 1
+            digit = data[at] - 48
+            if 0 <= digit <= 9:
+                count = count * 10 + digit
+                at += 1
         if count > max_args or data[at] != 13 or data[at + 1] != 10:
             break
         at += 2

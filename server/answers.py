@@ -20,7 +20,9 @@ from server.commands.args import READY_DIGITS
 from server.commands.context import Context
 from server.commands.scores import PLAIN_DIGITS
 from server.commands.spec import COMMANDS, Answer, Handler
+from server.keyspace.entry import LeasedLife
 from server.keyspace.slots import tagged
+from server.keyspace.values.field_names import SMALL
 from server.keyspace.values.list_value import ListValue
 from server.keyspace.values.member_set import MemberSet
 from server.keyspace.values.sorted_set import SortedSet
@@ -57,7 +59,8 @@ _zadd: Final[Handler] = sorted_sets.zadd
 
 
 def _answer_get(ctx: Context, argv: list[bytes]) -> bytes | None:
-    # As Database.find, for a plain string that does not expire; which rules there are does not matter to that.
+    # As Database.find, for a plain string that does not expire; which rules there are does not matter to that. And for
+    # the copy of a row, as long as nobody has to be asked about it.
     if len(argv) != 2:
         return None
     db = ctx.db
@@ -68,13 +71,31 @@ def _answer_get(ctx: Context, argv: list[bytes]) -> bytes | None:
         return None
     after = entry.seat.after
     value = entry.value
-    if after is None or not isinstance(value, bytes):
+    if not isinstance(value, bytes):
         return None
     length = len(value)
     if length >= _SHORT_BULK:
         return None
-    entry.seat = after
-    entry.life = db.moment
+    if after is not None:
+        entry.seat = after
+        entry.life = db.moment
+    else:
+        life = entry.life
+        if not isinstance(life, LeasedLife) or life.soft_ms <= db.now_ms:
+            return None
+        lease = life.lease
+        if lease is None:
+            return None
+        prefix = lease.prefix
+        if lease.generation != prefix.generation:
+            return None
+        life.access_s = db.moment.access_s
+        counters = prefix.counters
+        counters.hits += 1
+        counters.saved_db_ms += lease.cost_ms
+        seat = entry.seat
+        if seat.freq != seat.home.hit_cap:
+            db.note_hit(entry)
     db.hits += 1
     _GET.calls += 1
     return BULK_HEADERS[length] + value + CRLF
@@ -187,11 +208,12 @@ def _answer_hset(ctx: Context, argv: list[bytes]) -> bytes | None:
     field = argv[2]
     value = argv[3]
     old = fields.get(field)
-    fields[field] = value
     if old is None:
+        fields[db.names.shared(field) if len(fields) < SMALL else field] = value
         reply = _ONE
         grown = FIELD_OVERHEAD + len(field) + len(value)
     else:
+        fields[field] = value
         reply = _ZERO
         grown = len(value) - len(old)
     home = entry.seat.home

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import os
 import random
+import secrets
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
@@ -19,21 +19,19 @@ import uvloop
 
 from persistence.engine import Engine
 from persistence.hot_keys import HotKeys
-from persistence.invalidation import FOLLOWER_FIELDS, Follower, SpelledTwice, outbox_sql
+from persistence.invalidation import Follower, SpelledTwice, outbox_sql
 from persistence.prefixes import HOT_KEYS, RuleTable
 from persistence.reload import reload
-from persistence.stores.base import STORE_FIELDS, Store
+from persistence.stores.base import Store
 from persistence.stores.postgres import PostgresStore
 from persistence.stores.registry import open_store
 from persistence.warm_up import WarmUp
-from protocol.quick import COMPILED
 from server.access import Access
 from server.allocator import use_one_heap
 from server.audience import Audience
 from server.background import Background
 from server.clock import SystemClock
 from server.collector import Collector
-from server.commands.spec import called
 from server.config import Config, load_config, warnings
 from server.config_file import RewritableSettings
 from server.control import CachePort, ConnectedClients, Control, walk
@@ -41,26 +39,22 @@ from server.data_file import DataFile
 from server.diagnostics import Diagnostics
 from server.dispatch import Dispatch
 from server.errors import ConfigError
-from server.info import (
-    REDIS_VERSION,
-    Info,
-    cpu_fields,
-    human_bytes,
-    peak_resident_bytes,
-    platform_fields,
-    resident_bytes,
-)
+from server.info import BUILD, REDIS_VERSION, Info, Section, own_version, platform_fields
+from server.info_sections import InfoSections
 from server.journaling import Journaling
 from server.keyspace.keyspace import Keyspace
-from server.keyspace.weights import UNSAVED_OVERHEAD
 from server.memory_limits import MemoryLimits
 from server.metrics import Metrics
+from server.net import service_manager
 from server.net.connection import Peers
 from server.net.http import HttpServer
 from server.net.listener import Listener
+from server.open_files import OpenFiles
+from server.parts import Parts
 from server.progress import TerminalProgress
 from server.script_service import FIXED, ScriptService
 from server.settings import Setting, whole_number
+from server.throughput import Throughput
 
 log = logging.getLogger("forebay")
 
@@ -97,7 +91,8 @@ async def _check_connect(config: Config) -> list[str]:
         try:
             await store.ping()
         except Exception as error:  # noqa: BLE001 - whatever it is, the operator wants to read it
-            problems.append(f"stores.{name}: cannot be reached: {error}")
+            reason = str(error).removeprefix(f"store {name}: ")
+            problems.append(f"stores.{name}: cannot be reached: {reason}")
     keyspace = Keyspace(1, 1)
     engine = Engine(RuleTable(config.rules), stores, keyspace.database(0), SystemClock(), random.Random())
     if not problems:
@@ -146,14 +141,6 @@ def triggers_sql(config: Config, store: str) -> str:
         raise ConfigError(str(error)) from None
 
 
-def own_version() -> str:
-    """Forebay's version."""
-    try:
-        return version("forebay")
-    except PackageNotFoundError:
-        return "0.0.0"
-
-
 class Node:
     """References to the parts, and their order of starting and stopping."""
 
@@ -182,12 +169,32 @@ class Node:
         self.access = Access(config.server, self.peers)
         self.audience = Audience(config.server, self.keyspace, self.dispatch, self.peers)
         self.journaling = Journaling(config.journal, self.engine)
-        self.background = Background(config, self.keyspace, self.engine, self.peers, self.clock, self.journaling)
+        self.throughput = Throughput(self.peers)
+        self.background = Background(
+            config, self.keyspace, self.engine, self.peers, self.clock, self.journaling, self.throughput
+        )
         self.diagnostics = Diagnostics(config.server, self.dispatch, self.background, self.clock)
         self.scripting = ScriptService(config.server, self.dispatch)
         self.hot_keys = self._make_hot_keys()
         self.warm_up = WarmUp(self.engine, self.hot_keys, self._has_room, TerminalProgress(self.clock))
         self.cache = CachePort(self.engine, self.keyspace, self.clock, self.warm_up, self.followers)
+        self.parts = Parts(
+            self.keyspace,
+            self.engine,
+            self.cache,
+            self.dispatch,
+            self.peers,
+            self.limits,
+            self.journaling,
+            self.audience,
+            self.diagnostics,
+            self.scripting,
+            self.collector,
+            self.throughput,
+        )
+        self.info_sections = InfoSections(self.parts)
+        # What tells one run of the server from the next (INFO server, as Redis does).
+        self.run_id = secrets.token_hex(20)
         clients = ConnectedClients(self.peers, self.clock)
         self.dispatch.blocking.presence = clients
         self.control = Control(
@@ -200,17 +207,16 @@ class Node:
             Info(self._info_sections()),
             self.access.acl,
             self._begin_shutdown,
-            self._reset_stats,
+            self.info_sections.reset,
             self.audience,
             self.diagnostics,
             self.scripting.scripts,
         )
         self.listener = Listener(config.server, self.peers, self.control, self.clock.now_ms)
+        self.open_files = OpenFiles(sum(store.pool + 1 for store in config.stores.values()))
         self.http: HttpServer | None = None
         if config.http.bind is not None:
-            parts = (self.journaling, self.audience, self.scripting)
-            metrics = Metrics(self.cache, self.keyspace, self.peers, self.dispatch, *parts)
-            self.http = HttpServer(config.http.bind, lambda: self.ready, metrics.collect)
+            self.http = HttpServer(config.http.bind, lambda: self.ready, Metrics(self.parts).collect)
         self.ready = False
         self.stopping = asyncio.Event()
         self.force = False
@@ -237,6 +243,7 @@ class Node:
         """Open stores, listeners and HTTP, and say `ready`. ConfigError when one of them cannot be had."""
         for line in warnings(self.config):
             log.warning(line)
+        self._limit_clients(self.config.server.max_clients)
         self._make_data_dir()
         self.journaling.open(self.clock)
         self.dispatch.journal = self.journaling.journal
@@ -265,10 +272,24 @@ class Node:
         addresses = list(self.listener.addresses)
         if self.http is not None and self.http.address is not None:
             addresses.append("http://{}:{}".format(*self.http.address))
+        log.info("forebay %s, %s, process %d: %s", own_version(), BUILD, os.getpid(), self._summary())
         log.info("ready %s", " ".join(addresses))
+        service_manager.tell(service_manager.READY, f"Serving on {' '.join(addresses)}.")
         warming = [prefix.rule.name for prefix in self.warm_up.wanted()]
         if warming:
             log.info("warming up while clients are served: %s", ", ".join(warming))
+
+    def _summary(self) -> str:
+        config = self.config
+        if self.source is None:
+            return "no configuration file, a plain cache"
+        return f"{self.source}; prefix rules: {len(config.rules)}; stores: {', '.join(config.stores) or 'none'}"
+
+    def _limit_clients(self, wanted: int) -> None:
+        allowed = self.open_files.clients(wanted)
+        if allowed < wanted:
+            log.warning("max_clients is %d, the limit of open files (ulimit -n) allows %d", wanted, allowed)
+        self.listener.max_clients = allowed
 
     async def _open(self) -> None:
         await self.access.open()
@@ -290,6 +311,7 @@ class Node:
     async def stop(self) -> int:
         """Stop accepting, finish what runs, flush, close; the exit code."""
         self.ready = False
+        service_manager.tell(service_manager.STOPPING, "Saving what is unsaved.")
         began = self.clock.now_ms()
         timeout_s = 0.0 if self.force else self.config.server.shutdown_timeout_s
         self.listener.close()
@@ -380,7 +402,7 @@ class Node:
         if ignored:
             log.warning("reload: these need a restart and stay as they are: %s", ", ".join(ignored))
         self.limits.configure(config)
-        self.listener.max_clients = config.server.max_clients
+        self._limit_clients(config.server.max_clients)
         self.background.idle_timeout_s = config.server.timeout_s
         self.audience.configure(config.server)
         self.diagnostics.configure(config.server)
@@ -412,6 +434,13 @@ class Node:
     # -- settings -----------------------------------------------------------------------------------------------------
 
     def _settings(self) -> list[Setting]:
+        def max_clients(text: str) -> object:
+            wanted = whole_number(1, 1_000_000)(text)
+            assert isinstance(wanted, int)
+            if (allowed := self.open_files.clients(wanted)) < wanted:
+                raise ValueError(f"the limit of open files allows {allowed}")
+            return wanted
+
         def set_max_clients(value: object) -> None:
             assert isinstance(value, int)
             self.listener.max_clients = value
@@ -422,7 +451,7 @@ class Node:
 
         server = self.config.server
         return [
-            Setting("maxclients", lambda: str(self.listener.max_clients), whole_number(1, 1_000_000), set_max_clients),
+            Setting("maxclients", lambda: str(self.listener.max_clients), max_clients, set_max_clients),
             Setting("timeout", lambda: str(int(self.background.idle_timeout_s)), whole_number(0, 1 << 31), set_timeout),
             Setting("port", lambda: str(self.listener.port)),
             Setting("bind", lambda: " ".join(server.bind)),
@@ -443,42 +472,19 @@ class Node:
 
     # -- INFO ---------------------------------------------------------------------------------------------------------
 
-    def _reset_stats(self) -> None:
-        for database in self.keyspace.opened:
-            database.hits = database.misses = database.expired = database.evicted = 0
-        for spec in called():
-            spec.calls = spec.failed = spec.rejected = 0
-        self.dispatch.error_counts.clear()
-        self.diagnostics.forget_times()
-        self.peers.total = self.peers.rejected = 0
-
-    def _info_sections(self) -> dict[str, Callable[[], Iterable[tuple[str, object]]]]:
-        return {
-            "server": self._info_server,
-            "clients": self._info_clients,
-            "memory": self._info_memory,
-            "persistence": self._info_persistence,
-            "stats": self._info_stats,
-            "replication": lambda: [("role", "master"), ("connected_slaves", 0)],
-            "cpu": cpu_fields,
-            "commandstats": self._info_commands,
-            "errorstats": self._info_errors,
-            "latencystats": self.diagnostics.info_latency,
-            "keyspace": self._info_keyspace,
-            "prefixes": self._info_prefixes,
-            "invalidation": self._info_invalidation,
-            "stores": self._info_stores,
-        }
+    def _info_sections(self) -> dict[str, Section]:
+        return {"server": self._info_server, "clients": self._info_clients, **self.info_sections.by_name()}
 
     def _info_server(self) -> Iterable[tuple[str, object]]:
         uptime_s = (self.clock.now_ms() - self.started_ms) // 1000
         yield "redis_version", REDIS_VERSION
         yield "server_name", "forebay"
         yield "forebay_version", own_version()
-        yield "forebay_build", "compiled" if COMPILED else "interpreted"
+        yield "forebay_build", BUILD
         yield "redis_mode", "standalone"
         yield from platform_fields()
         yield "multiplexing_api", "uvloop"
+        yield "run_id", self.run_id
         yield "tcp_port", self.listener.port
         yield "server_time_usec", time.time_ns() // 1000
         yield "uptime_in_seconds", uptime_s
@@ -490,80 +496,6 @@ class Node:
         yield "maxclients", self.listener.max_clients
         yield "blocked_clients", self.dispatch.blocking.count
         yield from self.audience.info_clients()
-
-    def _info_memory(self) -> Iterable[tuple[str, object]]:
-        # As Redis's buffers of replication: told, and no reason to evict, for it has a limit of its own (`max_dirty`).
-        unsaved = UNSAVED_OVERHEAD * self.engine.unsaved()
-        used = self.keyspace.used() + unsaved
-        resident = resident_bytes()
-        peak = peak_resident_bytes()
-        yield "used_memory", used
-        yield "used_memory_human", human_bytes(used)
-        yield "used_memory_rss", resident
-        yield "used_memory_rss_human", human_bytes(resident)
-        yield "used_memory_peak", peak
-        yield "used_memory_peak_human", human_bytes(peak)
-        yield from self.limits.info()
-        yield "mem_reserve", self.keyspace.reserve
-        yield "mem_not_counted_for_evict", unsaved
-        yield from self.scripting.info_memory()
-        yield "mem_fragmentation_ratio", f"{resident / used if used else 0:.2f}"
-
-    def _info_persistence(self) -> Iterable[tuple[str, object]]:
-        yield "loading", 0
-        yield "rdb_changes_since_last_save", sum(database.mutations for database in self.keyspace.opened)
-        yield "aof_enabled", 0
-        yield from self.journaling.info()
-        yield "unsaved_writes", self.engine.unsaved()
-
-    def _info_stats(self) -> Iterable[tuple[str, object]]:
-        databases = self.keyspace.opened
-        peers = self.peers.by_id.values()
-        yield "total_connections_received", self.peers.total
-        yield "total_commands_processed", sum(spec.calls for spec in called())
-        yield "rejected_connections", self.peers.rejected
-        yield "total_net_input_bytes", self.peers.bytes_in + sum(peer.bytes_in for peer in peers)
-        yield "total_net_output_bytes", self.peers.bytes_out + sum(peer.bytes_out for peer in peers)
-        yield "expired_keys", sum(database.expired for database in databases)
-        yield "evicted_keys", sum(database.evicted for database in databases)
-        yield "keyspace_hits", sum(database.hits for database in databases)
-        yield "keyspace_misses", sum(database.misses for database in databases)
-        yield "total_error_replies", sum(spec.failed + spec.rejected for spec in called())
-        yield from self.audience.info_stats()
-        yield from self.collector.info()
-        yield "internal_errors", self.dispatch.internal_errors
-
-    def _info_commands(self) -> Iterable[tuple[str, object]]:
-        for spec in called():
-            total_us, mean_us = self.diagnostics.time_spent(spec.name)
-            yield (
-                f"cmdstat_{spec.name}",
-                # Those who read it go by the order of the fields.
-                f"calls={spec.calls},usec={total_us},usec_per_call={mean_us:.2f},"
-                f"rejected_calls={spec.rejected},failed_calls={spec.failed}",
-            )
-
-    def _info_errors(self) -> Iterable[tuple[str, object]]:
-        for code, count in sorted(self.dispatch.error_counts.items()):
-            yield f"errorstat_{code}", f"count={count}"
-
-    def _info_keyspace(self) -> Iterable[tuple[str, object]]:
-        for database in sorted(self.keyspace.opened, key=lambda each: each.index):
-            if len(database):
-                yield f"db{database.index}", f"keys={len(database)},expires={database.volatile()},avg_ttl=0"
-
-    def _info_prefixes(self) -> Iterable[tuple[str, object]]:
-        for name, counters in self.cache.info(None).items():
-            yield f"prefix_{name}", ",".join(f"{counter}={value}" for counter, value in counters.items())
-
-    def _info_invalidation(self) -> Iterable[tuple[str, object]]:
-        for store, stats in self.cache.followers().items():
-            values = [f"{name}={int(getattr(stats, name))}" for name in FOLLOWER_FIELDS]
-            yield f"store_{store}", ",".join(values)
-
-    def _info_stores(self) -> Iterable[tuple[str, object]]:
-        for name, stats in self.cache.stores().items():
-            yield f"store_{name}", ",".join(f"{field}={getattr(stats, field)}" for field in STORE_FIELDS)
 
 
 def _needing_restart(old: Config, new: Config) -> list[str]:

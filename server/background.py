@@ -2,8 +2,8 @@
 
 ten times a second   active expiry, freeing what is buried (both in slices of about a millisecond), room for what was
                      loaded
-once a second        clients that idle, do not authenticate or do not read; a journal that a few old records keep
-                     long; the generic table's expired rows
+once a second        clients that idle, do not authenticate or do not read; a sample of the throughput; a journal that a
+                     few old records keep long; the generic table's expired rows
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from server.headroom import Headroom
 from server.info import resident_bytes
 from server.journaling import Journaling
 from server.keyspace.keyspace import TURN_S, Keyspace
-from server.keyspace.weights import told_twice
+from server.keyspace.values.field_names import saved_by
+from server.keyspace.weights import LEASE_OVERHEAD, LIFE_OVERHEAD, LONE_OVERHEAD
 from server.net.connection import Peers
+from server.throughput import Throughput
 
 log = logging.getLogger("forebay.background")
 
@@ -52,12 +54,20 @@ class Background:
         "_next_reap_ms",
         "_peers",
         "_tasks",
+        "_throughput",
         "expires",
         "idle_timeout_s",
     )
 
     def __init__(
-        self, config: Config, keyspace: Keyspace, engine: Engine, peers: Peers, clock: Clock, journaling: Journaling
+        self,
+        config: Config,
+        keyspace: Keyspace,
+        engine: Engine,
+        peers: Peers,
+        clock: Clock,
+        journaling: Journaling,
+        throughput: Throughput,
     ) -> None:
         self._config = config
         self._keyspace = keyspace
@@ -65,6 +75,7 @@ class Background:
         self._peers = peers
         self._clock = clock
         self._journaling = journaling
+        self._throughput = throughput
         self._tasks: list[asyncio.Task[None]] = []
         self._headroom = Headroom()
         self._next_reap_ms = 0
@@ -110,7 +121,7 @@ class Background:
         maxmemory = keyspace.maxmemory
         reserve = self._headroom.adjust(maxmemory, keyspace.used(), resident_bytes()) if maxmemory else 0
         prefixes = self._engine.prefixes.values()
-        keyspace.survey(reserve, sum([each.keys for each in prefixes]), sum([_told_twice(each) for each in prefixes]))
+        keyspace.survey(reserve, sum([_copies_take(each) for each in prefixes]))
 
     def _dig(self) -> bool:
         # One slice of freeing what no key holds any more; is there more?
@@ -132,6 +143,7 @@ class Background:
             await self._clock.sleep(_SLOW_S)
             try:
                 self.check_clients()
+                self._throughput.sample(self._clock.now_ms())
                 await self._journaling.tend()
                 await self._reap()
             except StoreError as error:
@@ -176,9 +188,17 @@ class Background:
                 await asyncio.sleep(0)
 
 
-def _told_twice(prefix: ManagedPrefix) -> int:
-    # Of the copies of its rows (weights.py).
-    mapping = prefix.mapping
-    if not prefix.keys or mapping is None or mapping.kind in (-1, STRING):
+def _copies_take(prefix: ManagedPrefix) -> int:
+    # What the copies of its rows take that is in no weight: leases. Of how many of them came alone its counters tell.
+    keys = prefix.keys
+    if not keys:
         return 0
-    return prefix.keys * told_twice(mapping.shared_names, mapping.shared_bytes)
+    counters = prefix.counters
+    came = counters.load_rows + counters.writes
+    alone = keys * min(came, counters.load_statements + counters.writes) // came if came else 0
+    leases = LEASE_OVERHEAD * keys + LONE_OVERHEAD * alone
+    mapping = prefix.mapping
+    if mapping is None or mapping.kind in (-1, STRING):
+        return leases
+    # Anything but a string has a life of its own, and a time to live another one; it is the same.
+    return leases - LIFE_OVERHEAD * keys - saved_by(mapping.shared_names)

@@ -20,12 +20,12 @@ from typing import Final, NoReturn, TypeVar
 from persistence.errors import JournalCorrupt, JournalError
 from persistence.prefixes import WRITE_BEHIND, PrefixRule
 from persistence.stores import postgres, sqlite
-from protocol.quick import COMPILED
 from server import app, journal_tool
 from server.config import Config, StoreConfig, load_config, warnings
 from server.config_units import host, whole
 from server.demo import Demo
 from server.errors import ConfigError
+from server.info import BUILD
 from server.logs import FORMATS, LEVELS, set_up_logging
 
 CLEAN: Final = 0
@@ -170,13 +170,17 @@ def _summary(rule: PrefixRule) -> str:
         source = rule.table or ("custom load" if rule.load else "generic table")
         value = f" as {rule.form}" if not rule.generic else ""
         parts.append(f"{rule.store}: {source}{value}")
-    parts.append(f"ttl {_seconds(rule.ttl_s)}" if rule.ttl_s else "no ttl")
+    parts.append(f"ttl {_duration(rule.ttl_s)}" if rule.ttl_s else "no ttl")
     if rule.write == WRITE_BEHIND:
-        parts.append(f"saved within {_seconds(rule.write_delay_s)}")
+        parts.append(f"saved within {_duration(rule.write_delay_s)}")
     return ", ".join(parts)
 
 
-def _seconds(seconds: float) -> str:
+def _duration(seconds: float) -> str:
+    # As the configuration spells it.
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds and seconds % length == 0:
+            return f"{seconds / length:g}{unit}"
     return f"{seconds:g}s" if seconds >= 1 else f"{seconds * 1000:g}ms"
 
 
@@ -232,6 +236,6 @@ def _own_version() -> str:
 def _version(_options: argparse.Namespace) -> int:
     print(_own_version())
     print(f"python {platform.python_version()} ({platform.python_implementation()})")
-    print("compiled" if COMPILED else "interpreted")
+    print(BUILD)
     print(f"uvloop {version('uvloop')}")
     return CLEAN

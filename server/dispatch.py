@@ -48,7 +48,7 @@ from server.misses import Misses
 from server.monitors import Monitors
 from server.pausing import Pause
 from server.roads import RECORDERS, SURVEYS, Roads
-from server.runs import RUNS, run_weighed
+from server.runs import RULED, RUNS, run_weighed
 from server.session import RESTRICTED, Call, Session
 from server.store_errors import EXPECTED, reply_of
 from server.through_sets import ThroughSets
@@ -303,14 +303,14 @@ class Dispatch:
     ) -> int:
         # What these commands have in common is done once; the position of the first that has to go its own way.
         spec = self._ordinary.get(commands[position][0])
-        run = RUNS.get(spec.handler) if spec is not None else None
         db = session.db
         is_managed = self.engine.active and db is self.managed_db
-        if spec is None or run is None or db.heeded or db.lent or (is_managed and spec is not self._set):
+        run = (RULED if is_managed else RUNS).get(spec.handler) if spec is not None else None
+        if spec is None or db.heeded or db.lent or (run is None and not (is_managed and spec is self._set)):
             return position
         begin = position
         try:
-            if is_managed:
+            if run is None:
                 position = self._set_alike(session, commands, position, end, out)
             elif spec.grows and self.keyspace.limited:
                 position = run_weighed(run, self.keyspace, session, commands, position, end, out)

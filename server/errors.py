@@ -97,6 +97,12 @@ def unknown_subcommand(command: str, subcommand: bytes) -> Error:
     return Error(f"ERR unknown subcommand '{name}'. Try {command.upper()} HELP.")
 
 
+def wrong_words(argv: list[bytes]) -> Error:
+    """The reply to a subcommand that cannot go on as it does; `argv` begins with the container command."""
+    command, name = argv[0].decode("utf-8", "replace"), argv[1][:128].decode("utf-8", "replace")
+    return Error(f"ERR unknown subcommand or wrong number of arguments for '{name}'. Try {command.upper()} HELP.")
+
+
 def invalid_expire(command: str) -> Error:
     """The reply to an expire time out of range; `command` in lower case."""
     return Error(f"ERR invalid expire time in '{command}' command")

@@ -7,8 +7,13 @@ import platform
 import resource
 import sys
 from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
+from protocol.quick import COMPILED
+
+# Which form of the sources runs.
+BUILD: Final = "compiled" if COMPILED else "interpreted"
 # The Redis version whose behaviour we follow; clients look at it.
 REDIS_VERSION: Final = "7.4.0"
 
@@ -55,6 +60,14 @@ class Info:
             lines += [f"{field}:{value}" for field, value in self._sections[name]()]
             parts.append("\r\n".join(lines) + "\r\n")
         return "\r\n".join(parts)
+
+
+def own_version() -> str:
+    """Forebay's version."""
+    try:
+        return version("forebay")
+    except PackageNotFoundError:
+        return "0.0.0"
 
 
 def human_bytes(count: float) -> str:

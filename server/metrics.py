@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Final
 
@@ -10,15 +11,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from persistence.invalidation import FOLLOWER_FIELDS
 from persistence.stores.base import STORE_FIELDS
-from server.audience import Audience
 from server.commands.context import CHANNEL, PATTERN, SHARD
 from server.commands.spec import called
-from server.control import GAUGES, CachePort
-from server.dispatch import Dispatch
-from server.journaling import Journaling
-from server.keyspace.keyspace import Keyspace
-from server.net.connection import Peers
-from server.script_service import ScriptService
+from server.control import GAUGES
+from server.info import BUILD, own_version, resident_bytes
+from server.parts import Parts
 
 # Of the journal's fields: what only grows.
 _JOURNAL_COUNTERS: Final = ("journal_frames", "journal_syncs")
@@ -29,35 +26,53 @@ _FOLLOWER_GAUGES: Final = ("live", "prefixes", "later")
 class Metrics:
     """Collects what /metrics shows."""
 
-    __slots__ = ("_audience", "_cache", "_dispatch", "_journaling", "_keyspace", "_peers", "_scripting")
+    __slots__ = ("_parts", "_started_s")
 
-    def __init__(
-        self,
-        cache: CachePort,
-        keyspace: Keyspace,
-        peers: Peers,
-        dispatch: Dispatch,
-        journaling: Journaling,
-        audience: Audience,
-        scripting: ScriptService,
-    ) -> None:
-        self._cache = cache
-        self._journaling = journaling
-        self._audience = audience
-        self._scripting = scripting
-        self._keyspace = keyspace
-        self._peers = peers
-        self._dispatch = dispatch
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        # Unix seconds.
+        self._started_s = time.time()
 
     def collect(self) -> Iterable[Metric]:
         """Every metric family, with its samples."""
-        databases = self._keyspace.opened
-        yield GaugeMetricFamily("forebay_connected_clients", "Open connections.", value=len(self._peers.by_id))
-        yield CounterMetricFamily("forebay_connections", "Connections accepted.", value=self._peers.total)
-        yield CounterMetricFamily("forebay_connections_rejected", "Connections refused.", value=self._peers.rejected)
+        yield from self._process()
+        yield from self._clients()
+        yield from self._memory()
+        yield from self._commands()
+        yield from self._listeners()
+        yield from self._scripts()
+        yield from self._prefixes()
+        yield from self._followers()
+        yield from self._stores()
+        yield from self._journal()
+
+    def _process(self) -> Iterable[Metric]:
+        build = GaugeMetricFamily("forebay_build_info", "What runs; always 1.", labels=["version", "build"])
+        build.add_metric([own_version(), BUILD], 1)
+        yield build
+        # Under the names that every exporter has. Not the open files: to count them takes as long as there are clients.
+        resident = resident_bytes()
+        yield GaugeMetricFamily("process_resident_memory_bytes", "The process's resident set.", value=resident)
+        yield CounterMetricFamily("process_cpu_seconds", "Processor time used.", value=time.process_time())
+        yield GaugeMetricFamily("process_start_time_seconds", "Unix time of the start.", value=self._started_s)
+
+    def _clients(self) -> Iterable[Metric]:
+        peers = self._parts.peers
+        yield GaugeMetricFamily("forebay_connected_clients", "Open connections.", value=len(peers.by_id))
+        yield CounterMetricFamily("forebay_connections", "Connections accepted.", value=peers.total)
+        yield CounterMetricFamily("forebay_connections_rejected", "Connections refused.", value=peers.rejected)
+        waiting = self._parts.dispatch.blocking.count
+        yield GaugeMetricFamily("forebay_blocked_clients", "Clients that wait for a key.", value=waiting)
+        totals = self._parts.throughput.totals()
+        yield CounterMetricFamily("forebay_net_input_bytes", "Bytes received of clients.", value=totals.bytes_in)
+        yield CounterMetricFamily("forebay_net_output_bytes", "Bytes sent to clients.", value=totals.bytes_out)
+
+    def _memory(self) -> Iterable[Metric]:
+        keyspace = self._parts.keyspace
+        databases = keyspace.opened
         yield GaugeMetricFamily("forebay_keys", "Keys in memory.", value=sum(map(len, databases)))
-        yield GaugeMetricFamily("forebay_memory_used_bytes", "Estimated bytes held.", value=self._keyspace.used())
-        yield GaugeMetricFamily("forebay_memory_max_bytes", "Limit; 0 for none.", value=self._keyspace.maxmemory)
+        yield GaugeMetricFamily("forebay_memory_used_bytes", "Estimated bytes held.", value=keyspace.used())
+        yield GaugeMetricFamily("forebay_memory_max_bytes", "Limit; 0 for none.", value=keyspace.maxmemory)
         hits = sum(database.hits for database in databases)
         misses = sum(database.misses for database in databases)
         yield CounterMetricFamily("forebay_keyspace_hits", "Reads that found their key.", value=hits)
@@ -66,30 +81,30 @@ class Metrics:
         yield CounterMetricFamily("forebay_expired_keys", "Keys whose time ran out.", value=expired)
         evicted = sum(database.evicted for database in databases)
         yield CounterMetricFamily("forebay_evicted_keys", "Keys evicted for room.", value=evicted)
+        unsaved = self._parts.engine.unsaved()
+        yield GaugeMetricFamily("forebay_unsaved_writes", "Keys that no store has yet.", value=unsaved)
+
+    def _commands(self) -> Iterable[Metric]:
         calls = CounterMetricFamily("forebay_commands", "Commands run.", labels=["command"])
         for spec in called():
             calls.add_metric([spec.name], spec.calls)
         yield calls
-        errors = self._dispatch.internal_errors
-        yield CounterMetricFamily("forebay_internal_errors", "Bugs met while running commands.", value=errors)
-        waiting = self._dispatch.blocking.count
-        yield GaugeMetricFamily("forebay_blocked_clients", "Clients that wait for a key.", value=waiting)
-        yield from self._listeners()
-        yield from self._scripts()
-        yield from self._prefixes()
-        yield from self._followers()
-        yield from self._stores()
-        yield from self._journal()
+        replies = CounterMetricFamily("forebay_error_replies", "Error replies, by their first word.", labels=["error"])
+        for code, count in self._parts.dispatch.error_counts.items():
+            replies.add_metric([code], count)
+        yield replies
+        bugs = self._parts.dispatch.internal_errors
+        yield CounterMetricFamily("forebay_internal_errors", "Bugs met while running commands.", value=bugs)
 
     def _listeners(self) -> Iterable[Metric]:
-        pubsub = self._audience.pubsub
+        pubsub = self._parts.audience.pubsub
         names = GaugeMetricFamily("forebay_pubsub_names", "Names that somebody is subscribed to.", labels=["kind"])
         for kind, label in ((CHANNEL, "channel"), (PATTERN, "pattern"), (SHARD, "shard_channel")):
             names.add_metric([label], pubsub.count(kind))
         yield names
         yield CounterMetricFamily("forebay_pubsub_published", "Messages of clients.", value=pubsub.published)
         yield CounterMetricFamily("forebay_pubsub_delivered", "Messages handed to subscribers.", value=pubsub.delivered)
-        tracking = self._audience.tracking
+        tracking = self._parts.audience.tracking
         clients = len(tracking.clients)
         yield GaugeMetricFamily("forebay_tracking_clients", "Clients with CLIENT TRACKING.", value=clients)
         yield GaugeMetricFamily("forebay_tracking_keys", "Keys remembered for them.", value=len(tracking.table))
@@ -97,7 +112,7 @@ class Metrics:
         yield CounterMetricFamily("forebay_tracking_invalidations", "Messages that told them to forget.", value=told)
 
     def _scripts(self) -> Iterable[Metric]:
-        scripts = self._scripting.scripts
+        scripts = self._parts.scripting.scripts
         if scripts is None:
             return
         yield CounterMetricFamily("forebay_script_runs", "Calls of scripts and functions.", value=scripts.runs)
@@ -109,7 +124,7 @@ class Metrics:
 
     def _journal(self) -> Iterable[Metric]:
         # INFO persistence journal_…, what is a number there; refusing as 0 or 1.
-        for name, value in self._journaling.info():
+        for name, value in self._parts.journaling.info():
             if name == "journal_refusing":
                 value = int(value != "no")
             if isinstance(value, int):
@@ -117,7 +132,7 @@ class Metrics:
                 yield kind(f"forebay_{name}", f"INFO persistence {name}.", value=value)
 
     def _followers(self) -> Iterable[Metric]:
-        followers = self._cache.followers()
+        followers = self._parts.cache.followers()
         for name in FOLLOWER_FIELDS if followers else ():
             kind = GaugeMetricFamily if name in _FOLLOWER_GAUGES else CounterMetricFamily
             family = kind(f"forebay_follower_{name}", f"INFO invalidation {name}, by store.", labels=["store"])
@@ -128,12 +143,12 @@ class Metrics:
     def _stores(self) -> Iterable[Metric]:
         for name in STORE_FIELDS:
             family = CounterMetricFamily(f"forebay_store_{name}", f"INFO stores {name}, by store.", labels=["store"])
-            for store, stats in self._cache.stores().items():
+            for store, stats in self._parts.cache.stores().items():
                 family.add_metric([store], getattr(stats, name))
             yield family
 
     def _prefixes(self) -> Iterable[Metric]:
-        by_prefix = self._cache.info(None)
+        by_prefix = self._parts.cache.info(None)
         names = next(iter(by_prefix.values()), {})
         for name in names:
             if name == "policy":

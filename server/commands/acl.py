@@ -23,10 +23,6 @@ _MOST_BITS: Final = 4096
 _SHOWN: Final = 10
 
 
-def _too_many_words(argv: list[bytes]) -> Error:
-    return Error(f"ERR unknown subcommand or wrong number of arguments for '{text(argv[1][:128])}'. Try ACL HELP.")
-
-
 @command(
     "ACL",
     arity=-2,
@@ -136,7 +132,7 @@ def acl_whoami(ctx: Context, argv: list[bytes]) -> object:
 )
 def acl_cat(ctx: Context, argv: list[bytes]) -> object:
     if len(argv) > 3:
-        return _too_many_words(argv)
+        return errors.wrong_words(argv)
     if len(argv) == 2:
         return [name.encode() for name in CATEGORIES]
     name = text(argv[2])
@@ -159,7 +155,7 @@ def acl_cat(ctx: Context, argv: list[bytes]) -> object:
 )
 def acl_genpass(ctx: Context, argv: list[bytes]) -> object:
     if len(argv) > 3:
-        return _too_many_words(argv)
+        return errors.wrong_words(argv)
     bits = _PASSWORD_BITS
     if len(argv) == 3:
         bits = integer(argv[2])
@@ -181,7 +177,7 @@ def acl_genpass(ctx: Context, argv: list[bytes]) -> object:
 )
 def acl_log(ctx: Context, argv: list[bytes]) -> object:
     if len(argv) > 3:
-        return _too_many_words(argv)
+        return errors.wrong_words(argv)
     count = _SHOWN
     if len(argv) == 3:
         if argv[2].upper() == b"RESET":

@@ -23,7 +23,6 @@ _ADMIN: Final = ADMIN | NOSCRIPT | LOADING | STALE
 _PAUSE_HOW: Final = Error("ERR CLIENT PAUSE mode must be WRITE or ALL")
 _TIMEOUT_NO_INTEGER: Final = Error("ERR timeout is not an integer or out of range")
 _TIMEOUT_NEGATIVE: Final = Error("ERR timeout is negative")
-_UNBLOCK_WORDS: Final = Error("ERR unknown subcommand or wrong number of arguments for 'UNBLOCK'. Try CLIENT HELP.")
 _UNBLOCK_HOW: Final = Error("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")
 
 # The types that CLIENT LIST and KILL filter by, and the letter by which CLIENT LIST's `flags` show them.
@@ -245,7 +244,7 @@ def client_unblock(ctx: Context, argv: list[bytes]) -> object:
     if len(argv) > 3:
         how = argv[3].upper()
         if len(argv) > 4:
-            return _UNBLOCK_WORDS
+            return errors.wrong_words(argv)
         if how not in (b"TIMEOUT", b"ERROR"):
             return _UNBLOCK_HOW
         with_error = how == b"ERROR"

@@ -125,6 +125,8 @@ _TIPS: Final = {
 
 # The parsed syntax lines, filled as they are asked for: specs do not change after start.
 _ARGUMENTS: Final[dict[str, list[object]]] = {}
+# What COMMAND tells of each, filled likewise: all of them take 10 ms, and some clients ask with every connection.
+_INFOS: Final[dict[str, list[object]]] = {}
 
 
 # -- what others read from a row of the table -------------------------------------------------------------------------
@@ -207,6 +209,13 @@ def _statuses(names: list[str]) -> SetOf:
 
 
 def _info_of(spec: CommandSpec) -> list[object]:
+    info = _INFOS.get(spec.name)
+    if info is None:
+        info = _INFOS[spec.name] = _description(spec)
+    return info
+
+
+def _description(spec: CommandSpec) -> list[object]:
     first, last, step = spec.keys
     subcommands: object = [_info_of(child) for child in _sorted(spec.subcommands.values())]
     return [

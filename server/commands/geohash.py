@@ -10,7 +10,7 @@ order of results without a wish for one are, too.
 
 from __future__ import annotations
 
-from math import asin, cos, inf, isnan, pi, sin, sqrt
+from math import asin, cos, inf, isfinite, pi, sin, sqrt
 from typing import Final
 
 # The latitudes of the Mercator projection.
@@ -148,11 +148,13 @@ class Shape:
         height = self.unit_m * (self.height / 2 if self.is_box else self.radius)
         width = self.unit_m * (self.width / 2 if self.is_box else self.radius)
         up = height / _EARTH_RADIUS_M / _RADIANS
-        nearer_pole = self.latitude - up if self.latitude < 0 else self.latitude + up
-        narrowing = cos(nearer_pole * _RADIANS)
-        aside = width / _EARTH_RADIUS_M / narrowing / _RADIANS if narrowing else inf
-        if isnan(aside):
-            aside = inf
+        aside = inf
+        # A length may be infinite: around all of the globe.
+        if isfinite(up):
+            nearer_pole = self.latitude - up if self.latitude < 0 else self.latitude + up
+            narrowing = cos(nearer_pole * _RADIANS)
+            if narrowing:
+                aside = width / _EARTH_RADIUS_M / narrowing / _RADIANS
         return self.longitude - aside, self.latitude - up, self.longitude + aside, self.latitude + up
 
     def _steps(self) -> int:

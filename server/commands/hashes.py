@@ -34,6 +34,7 @@ from server.errors import (
 )
 from server.keyspace.entry import Entry
 from server.keyspace.excerpt import AT_ONCE, Members
+from server.keyspace.values.field_names import SMALL
 from server.keyspace.values.places import Places
 from server.keyspace.values.walked_hash import WalkedHash
 from server.keyspace.weights import FIELD_OVERHEAD, field_weight
@@ -67,10 +68,11 @@ def hset(ctx: Context, argv: list[bytes]) -> object:
     field = argv[2]
     value = argv[3]
     old = fields.get(field)
-    fields[field] = value
     if old is None:
+        fields[db.names.shared(field) if len(fields) < SMALL else field] = value
         db.edited(entry, b"hset", [field], FIELD_OVERHEAD + len(field) + len(value))
         return 1
+    fields[field] = value
     db.edited(entry, b"hset", [field], len(value) - len(old))
     return 0
 
@@ -89,20 +91,32 @@ def _set_all(ctx: Context, entry: Entry | None, argv: list[bytes]) -> object:
         field = argv[at]
         value = argv[at + 1]
         old = fields.get(field)
-        fields[field] = value
         if old is None:
+            fields[_name(ctx, fields, field)] = value
             added += 1
             delta += field_weight(field, value)
         else:
+            fields[field] = value
             delta += len(value) - len(old)
     ctx.db.edited(entry, b"hset", argv[2::2], delta)
     return added
 
 
 def _make(ctx: Context, argv: list[bytes]) -> int:
-    fields = {argv[2]: argv[3]} if len(argv) == 4 else dict(zip(argv[2::2], argv[3::2], strict=True))
-    ctx.db.put(argv[1], HASH, fields, NEVER, b"hset")
+    db = ctx.db
+    if len(argv) == 4:
+        fields = {db.names.shared(argv[2]): argv[3]}
+    else:
+        names = argv[2::2]
+        shared = db.names.shared_all(names) if len(names) <= SMALL else names
+        fields = dict(zip(shared, argv[3::2], strict=True))
+    db.put(argv[1], HASH, fields, NEVER, b"hset")
     return len(fields)
+
+
+def _name(ctx: Context, fields: dict[bytes, bytes], field: bytes) -> bytes:
+    # What stands for the name of a field that is new to these.
+    return ctx.db.names.shared(field) if len(fields) < SMALL else field
 
 
 @command(
@@ -145,7 +159,7 @@ def hsetnx(ctx: Context, argv: list[bytes]) -> object:
         return _make(ctx, argv)
     if argv[2] in fields:
         return 0
-    fields[argv[2]] = argv[3]
+    fields[_name(ctx, fields, argv[2])] = argv[3]
     ctx.db.edited(entry, b"hset", [argv[2]], field_weight(argv[2], argv[3]))
     return 1
 
@@ -256,11 +270,11 @@ def _store(
 ) -> None:
     # One field of a hash from `edit`, or of a new one.
     if entry is None:
-        ctx.db.put(key, HASH, {field: new}, NEVER, event)
+        ctx.db.put(key, HASH, {ctx.db.names.shared(field): new}, NEVER, event)
         return
     fields = entry.value
     assert isinstance(fields, dict)
-    fields[field] = new
+    fields[field if old is not None else _name(ctx, fields, field)] = new
     delta = field_weight(field, new) if old is None else len(new) - len(old)
     ctx.db.edited(entry, event, [field], delta)
 

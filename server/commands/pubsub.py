@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.replies import Error
 from server import errors
 from server.commands.command_docs import container_help
-from server.commands.connection import text
 from server.commands.context import CHANNEL, PATTERN, SHARD, Context
 from server.commands.spec import FAST, LOADING, NOSCRIPT, PUBSUB, STALE, command
 
@@ -149,7 +147,7 @@ def pubsub(ctx: Context, argv: list[bytes]) -> object:
 
 def _names(ctx: Context, kind: int, argv: list[bytes]) -> object:
     if len(argv) > 3:
-        return Error(f"ERR unknown subcommand or wrong number of arguments for '{text(argv[1])}'. Try PUBSUB HELP.")
+        return errors.wrong_words(argv)
     return ctx.server.channels.names(kind, argv[2] if len(argv) == 3 else None)
 
 

@@ -26,7 +26,7 @@ from server.commands.stream_ids import (
     stream_of,
     unix_ms,
 )
-from server.errors import SYNTAX, CommandError, unknown_subcommand
+from server.errors import SYNTAX, CommandError, unknown_subcommand, wrong_words
 from server.keyspace.entry import Entry
 from server.keyspace.values.stream import ID_MAX, UNKNOWN, Consumer, Group, Stream, id_text
 
@@ -74,13 +74,13 @@ class _Position:
 
     __slots__ = ("entries_read", "make")
 
-    def __init__(self, argv: list[bytes], subcommand: str) -> None:
+    def __init__(self, argv: list[bytes], may_make: bool) -> None:
         self.make = False
         self.entries_read = UNKNOWN
         at = 5
         while at < len(argv):
             option = argv[at].upper()
-            if option == b"MKSTREAM" and subcommand == "CREATE":
+            if option == b"MKSTREAM" and may_make:
                 self.make = True
                 at += 1
             elif option == b"ENTRIESREAD" and at + 1 < len(argv):
@@ -89,9 +89,7 @@ class _Position:
                     raise CommandError(_BAD_ENTRIES_READ)
                 at += 2
             else:
-                raise CommandError(
-                    Error(f"ERR unknown subcommand or wrong number of arguments for '{subcommand}'. Try XGROUP HELP.")
-                )
+                raise CommandError(wrong_words(argv))
 
 
 def _group_in(ctx: Context, argv: list[bytes]) -> tuple[Entry, Stream, Group]:
@@ -118,7 +116,7 @@ def _group_in(ctx: Context, argv: list[bytes]) -> tuple[Entry, Stream, Group]:
     syntax="key group <id | $> [MKSTREAM] [ENTRIESREAD entries-read]",
 )
 def xgroup_create(ctx: Context, argv: list[bytes]) -> object:
-    options = _Position(argv, "CREATE")
+    options = _Position(argv, True)
     db = ctx.db
     entry = db.edit(argv[2])
     if entry is None and not options.make:
@@ -147,7 +145,7 @@ def xgroup_create(ctx: Context, argv: list[bytes]) -> object:
     syntax="key group <id | $> [ENTRIESREAD entries-read]",
 )
 def xgroup_setid(ctx: Context, argv: list[bytes]) -> object:
-    options = _Position(argv, "SETID")
+    options = _Position(argv, False)
     entry, stream, group = _group_in(ctx, argv)
     # Unlike CREATE it takes `-` and `+`, too.
     group.last_id = stream.last_id if argv[4] == b"$" else any_id(argv[4])

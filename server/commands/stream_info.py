@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import islice
 from typing import Final
 
-from protocol.replies import Error, Map
+from protocol.replies import Map
 from server.commands.args import integer
 from server.commands.command_docs import container_help
 from server.commands.context import Context
 from server.commands.spec import LOADING, READ, SECOND, STALE, command
 from server.commands.stream_ids import entry_reply, no_group_of_key, stream_of, unix_ms
-from server.errors import NO_SUCH_KEY, CommandError, unknown_subcommand
+from server.errors import NO_SUCH_KEY, CommandError, unknown_subcommand, wrong_words
 from server.keyspace.values.stream import ID_MAX, UNKNOWN, Consumer, Group, Stream, id_text
 
 # What XINFO STREAM FULL shows of each list without a COUNT.
@@ -55,10 +55,10 @@ def xinfo_stream(ctx: Context, argv: list[bytes]) -> object:
     count: int | None = _FULL_COUNT
     if options:
         if options[0].upper() != b"FULL" or len(options) not in (1, 3):
-            return _wrong_words("STREAM")
+            return wrong_words(argv)
         if len(options) == 3:
             if options[1].upper() != b"COUNT":
-                return _wrong_words("STREAM")
+                return wrong_words(argv)
             wanted = integer(options[2])
             # Zero shows all; what is below shows the usual number.
             count = (wanted or None) if wanted >= 0 else _FULL_COUNT
@@ -82,10 +82,6 @@ def xinfo_stream(ctx: Context, argv: list[bytes]) -> object:
         words = entries.get(end)
         fields.append((name, None if words is None else entry_reply(end, words)))
     return Map(fields)
-
-
-def _wrong_words(subcommand: str) -> Error:
-    return Error(f"ERR unknown subcommand or wrong number of arguments for '{subcommand}'. Try XINFO HELP.")
 
 
 def _full_group(stream: Stream, group: Group, count: int | None) -> Map:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from binascii import crc_hqx
 from typing import Final
 
 from persistence.change import NEVER, STRING
@@ -32,6 +31,7 @@ from server.commands.args import (
 )
 from server.commands.context import Context
 from server.commands.lcs import lcs_length, lcs_trace
+from server.commands.many_texts import put_all, text_of, texts_of
 from server.commands.spec import ALL, ALL_PAIRS, DENYOOM, FAST, FIRST, FIRST_TWO, READ, WRITE, command
 from server.commands.splice import spliced
 from server.errors import (
@@ -45,10 +45,6 @@ from server.errors import (
     wrong_arity,
 )
 from server.keyspace.database import Database
-from server.keyspace.slots import tagged
-
-# As in the database: a constant, because compiled code looks an imported function up by its name at each call.
-_crc16: Final = crc_hqx
 
 # -- whole values -----------------------------------------------------------------------------------------------------
 
@@ -286,40 +282,7 @@ def getex(ctx: Context, argv: list[bytes]) -> object:
 )
 def mget(ctx: Context, argv: list[bytes]) -> object:
     db = ctx.db
-    if type(db) is not Database:
-        return [_text_of(db, key) for key in argv[1:]]
-    # `find` written out for plain strings that do not expire, and for what is absent.
-    tables = db.tables
-    life = db.moment
-    hits = 0
-    misses = 0
-    values: list[object] = []
-    for key in argv[1:]:
-        hashed = tagged(key) if 123 in key else key
-        entry = tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
-        if entry is None:
-            misses += 1
-            values.append(None)
-            continue
-        after = entry.seat.after
-        if after is not None:
-            entry.seat = after
-            entry.life = life
-            hits += 1
-            values.append(entry.value)
-        else:
-            values.append(_text_of(db, key))
-    db.hits += hits
-    db.misses += misses
-    db.attention += misses
-    return values
-
-
-def _text_of(db: Database, key: bytes) -> object:
-    # What MGET answers for a key.
-    entry = db.find(key)
-    value = entry.value if entry is not None else None
-    return value if isinstance(value, bytes) else None
+    return texts_of(db, argv) if type(db) is Database else [text_of(db, key) for key in argv[1:]]
 
 
 @command(
@@ -339,31 +302,11 @@ def mset(ctx: Context, argv: list[bytes]) -> object:
         return wrong_arity("mset")
     db = ctx.db
     if type(db) is Database and not db.heeded:
-        _put_all(db, argv)
+        put_all(db, argv)
         return OK
     for at in range(1, len(argv), 2):
         db.put(argv[at], STRING, argv[at + 1], NEVER, b"set")
     return OK
-
-
-def _put_all(db: Database, argv: list[bytes]) -> None:
-    # `put` written out for plain strings that do not expire, when nobody is to be told.
-    tables = db.tables
-    life = db.moment
-    overwritten = 0
-    for key, value in zip(argv[1::2], argv[2::2], strict=True):
-        hashed = tagged(key) if 123 in key else key
-        entry = tables[(_crc16(hashed, 0) & 16383) // 10].get(key)
-        if entry is None or entry.life.weight:
-            db.put(key, STRING, value, NEVER, b"set")
-            continue
-        grown = len(value) - len(entry.value)  # type: ignore[arg-type]
-        entry.value = value
-        entry.life = life
-        if grown:
-            entry.seat.home.grew(entry, grown)
-        overwritten += 1
-    db.mutations += overwritten
 
 
 @command(

@@ -29,6 +29,7 @@ from server.keyspace.shard import COHORT, TABLES, Cohort, Shard
 from server.keyspace.shard_group import ShardGroup
 from server.keyspace.slots import tagged
 from server.keyspace.terms import Terms
+from server.keyspace.values.field_names import FieldNames
 from server.keyspace.values.kinds import KINDS
 from server.keyspace.weights import (
     DEADLINE_OVERHEAD,
@@ -92,6 +93,7 @@ class Database:
         "misses",
         "moment",
         "mutations",
+        "names",
         "newcomer",
         "now_ms",
         "observer",
@@ -135,6 +137,7 @@ class Database:
         self.heeded = False
         # Hashes with fields that run out.
         self.fields = FieldWheel()
+        self.names = FieldNames()
         # What keys let go of and would take long to free.
         self.graveyard = Graveyard()
         # Excerpts of values that are being read.

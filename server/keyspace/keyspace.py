@@ -20,7 +20,7 @@ from server.keyspace.resettling import Resettling
 from server.keyspace.shard import TABLES, Ledger, Shard, is_dirty
 from server.keyspace.shard_group import ShardGroup
 from server.keyspace.terms import NOEVICTION, Terms
-from server.keyspace.weights import LEASE_OVERHEAD, TIMED_OVERHEAD
+from server.keyspace.weights import TIMED_OVERHEAD
 
 # How long one turn of making room or of active expiry may last, in seconds, before clients get theirs, and how many
 # entries go between two looks at the timer. It is the time that counts, because what an entry costs differs by two
@@ -219,14 +219,15 @@ class Keyspace:
     def _held(self) -> int:
         return self.shared.tally.bytes + self._ledger.own_bytes
 
-    def survey(self, reserve: int, leases: int = 0, told_twice: int = 0) -> None:
-        """Count anew what wheels, policies and so many leases take, and keep `reserve` bytes of the limit free.
-        `told_twice` are bytes that weights have and copies of rows do not (weights.py). O(shards)."""
+    def survey(self, reserve: int, copies: int = 0) -> None:
+        """Count anew what wheels and policies take and what hashes share, and keep `reserve` bytes of the limit free.
+        `copies`: what copies of rows take that is in no weight, or less. O(shards + names of fields)."""
         timed = sum([database.volatile() for database in self.opened])
         groups = [self.shared, *self.own.values()]
         ordering = sum([policy.stats().overhead_bytes for group in groups for policy in group.policies])
         ordering += sum([shard.wheel.overhead_bytes() for database in self.opened for shard in database.shards])
-        self._structures = TIMED_OVERHEAD * timed + LEASE_OVERHEAD * leases + ordering - told_twice
+        shared = sum([database.names.survey() for database in self.opened])
+        self._structures = TIMED_OVERHEAD * timed + copies + ordering - shared
         self.reserve = reserve
         self._set_ceiling()
 

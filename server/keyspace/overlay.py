@@ -42,6 +42,7 @@ class Overlay(Database):
         self.observer = None
         self.heeded = False
         self.fields = base.fields
+        self.names = base.names
         self.graveyard = base.graveyard
         self.lent = base.lent
         self.shards = base.shards

@@ -10,7 +10,6 @@ the same number of members it may be more: dictionaries double, between 0.9 and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from types import FunctionType
 from typing import Final
 
@@ -38,12 +37,12 @@ TIMED_OVERHEAD: Final[int] = LIFE_OVERHEAD + 16 + 2 * _NUMBER
 RECORD_OVERHEAD: Final = 9
 SECOND_OVERHEAD: Final = 230
 # What being the copy of a row adds to a key with a time to live, as nearly all have: a somewhat larger life, and its
-# lease. Of the numbers in these, copies that came together share all; one that came alone has five of its own, and
-# is told for so much less than it is (interpreted, 130 bytes).
+# lease. And what one adds that came alone: copies that came together share the numbers in these.
 LEASE_OVERHEAD: Final[int] = 168 - _NUMBER
+LONE_OVERHEAD: Final[int] = 3 * _NUMBER
 # What an unsaved change adds to a key beside its value, which both share: its place in the queue, what the journal
 # knows of it, and the sequences in all of them. (A plain SET takes less than any other change.)
-UNSAVED_OVERHEAD: Final[int] = 392 - _NUMBER
+UNSAVED_OVERHEAD: Final[int] = 392 - _NUMBER - LONE_OVERHEAD
 # An empty dict; and a field's share of it at average fill.
 DICT_OVERHEAD: Final = LIFE_OVERHEAD + 140
 FIELD_OVERHEAD: Final = 48 + 2 * BYTES_OVERHEAD
@@ -78,12 +77,6 @@ _SHARED_WEIGHTS: Final = len(_STRING_WEIGHTS)
 def string_weight(size: int) -> int:
     """Bytes that a string costs of whose key and value so many bytes are."""
     return _STRING_WEIGHTS[size] if size < _SHARED_WEIGHTS else STRING_OVERHEAD + size
-
-
-def told_twice(names: Iterable[bytes]) -> int:
-    """Bytes that a copy of a row, if it is no string, does not cost though its weight and its lease's say so: a second
-    life; and the names of a hash's fields, which belong to the mapping. (Copies that a client wrote have their own.)"""
-    return LIFE_OVERHEAD + sum([BYTES_OVERHEAD + len(name) for name in names])
 
 
 def field_weight(field: bytes, value: bytes) -> int:

@@ -210,8 +210,8 @@ def test_check_summarises_each_rule(file: Path, capsys: pytest.CaptureFixture[st
     assert out.splitlines() == [
         f"{file}: 2 stores, 3 rules",
         "  session:, read cache-aside, write cache-aside, no ttl",
-        "  page:, read cache-aside, write write-behind, main: generic table, ttl 300s, saved within 1s",
-        "  user:{id:int}, read read-through, write cache-aside, main: users as hash, ttl 300s",
+        "  page:, read cache-aside, write write-behind, main: generic table, ttl 5m, saved within 1s",
+        "  user:{id:int}, read read-through, write cache-aside, main: users as hash, ttl 5m",
     ]
     assert err.startswith(f"forebay: {file}: warning: write-behind without a journal")
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from redis.exceptions import ResponseError
 
+from server.metrics import Metrics
 from server.net.http import HttpServer
 from tests.support.node import client_of, running_node
 from tests.support.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Server:
@@ -195,3 +201,16 @@ async def test_metrics_tell_who_listens_who_waits_and_what_scripts_do() -> None:
         "forebay_function_libraries": 0,
     }
     assert {name: float(samples[name]) for name in expected} == expected
+
+
+async def test_every_metric_is_explained_on_the_page_for_operators() -> None:
+    # Those that are told by prefix, store, or the journal have tables of their own.
+    explained = set(re.findall(r"[a-z_]+", (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")))
+    elsewhere = ("forebay_prefix_", "forebay_store_", "forebay_follower_", "forebay_journal_")
+    async with running_node("") as node, client_of(node) as client:
+        with pytest.raises(ResponseError):
+            await client.execute_command("NOSUCH")
+        families = list(Metrics(node.parts).collect())
+    names = {sample.name for family in families for sample in family.samples}
+    assert sorted(name for name in names if not name.startswith(elsewhere) and name not in explained) == []
+    assert {"forebay_build_info", "process_resident_memory_bytes", "forebay_error_replies_total"} <= names

@@ -73,6 +73,15 @@ def test_ready_line_names_every_address(tmp_path: Path) -> None:
         assert len(set(server.addresses)) == 3
 
 
+def test_line_before_it_says_what_is_served() -> None:
+    config = '[stores.main]\nurl = "memory:"\n[prefix."a:"]\nstore = "main"\nread = "read-through"\n'
+    with ForebayProcess(config) as server:
+        assert server.process is not None
+        (line,) = [line for line in server.log if "process" in line]
+        what = f"process {server.process.pid}: {re.escape(str(server.path))}; prefix rules: 1; stores: main"
+        assert re.fullmatch(rf"{TIME} INFO    forebay: forebay \S+, (interpreted|compiled), {what}", line)
+
+
 @pytest.mark.parametrize("bind", ['"127.0.0.1"', '"127.0.0.1", "::1"'])
 def test_plain_cache_has_one_thread(bind: str) -> None:
     # With more of them a write costs more.
