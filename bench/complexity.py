@@ -283,8 +283,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add_builds_option(parser)
     parser.add_argument("--save", action="store_true", help="write bench/results/DATE-complexity.md and .json")
     options = parser.parse_args(arguments)
-    if options.rounds < 1 or options.count < 1 or min(options.sizes) < 100 or len(set(options.sizes)) < 2:
-        parser.error("rounds and count must be at least 1, and there must be two sizes, of 100 or more")
+    if options.count < 1 or min(options.sizes) < 100 or len(set(options.sizes)) < 2:
+        parser.error("count must be at least 1, and there must be two sizes, of 100 or more")
     return options
 
 

@@ -94,6 +94,11 @@ class Row:
         known = [value for value in (lru, s3) if value is not None]
         return min(known) if known else None
 
+    def line(self) -> str:
+        """What is known of it, in one line."""
+        figures = "  ".join(f"{name} {figure:.2f}" for name, figure in sorted(self.ours.items()))
+        return f"{self.trace} at {self.capacity}{' B' if self.in_bytes else ''}: {figures}"
+
     def best_public(self) -> float | None:
         """The fewest misses of any published policy."""
         known = [value for name, value in self.references.items() if name != CLAIRVOYANT]
@@ -209,7 +214,7 @@ def rows_of(trace: Trace, fractions: Sequence[float], in_bytes: bool, limit: int
 def measure(options: argparse.Namespace, fractions: Sequence[float], progress: Progress) -> list[Row]:
     """Every policy on every trace at every capacity, on several processors."""
     rows: list[Row] = []
-    cells: dict[Future[tuple[str, float]], Row] = {}
+    cells: dict[Future[tuple[str, float]], tuple[Row, list[str]]] = {}
     with ProcessPoolExecutor(options.jobs) as pool:
         for given in options.trace:
             progress.show(f"loading {given}")
@@ -222,11 +227,16 @@ def measure(options: argparse.Namespace, fractions: Sequence[float], progress: P
                         cell = pool.submit(
                             run_one, options.traces, given, options.limit, options.seed, name, row.capacity, in_bytes
                         )
-                        cells[cell] = row
+                        cells[cell] = row, names
         for done, cell in enumerate(as_completed(cells), 1):
+            row, names = cells[cell]
             name, figure = cell.result()
-            cells[cell].ours[name] = figure
-            progress.show(f"{done} of {len(cells)} runs done, the last was {cells[cell].trace} {name}")
+            row.ours[name] = figure
+            if len(row.ours) == len(names):
+                # The table comes when all are done, which takes a quarter of an hour and more.
+                progress.clear()
+                print(row.line(), file=sys.stderr, flush=True)
+            progress.show(f"{done} of {len(cells)} runs done, the last was {row.trace} {name}")
     progress.clear()
     return rows
 

@@ -174,7 +174,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--save", action="store_true", help="write bench/results/DATE-latency.json and .md")
     options = parser.parse_args(arguments)
     given = [rate for rate in options.rates if rate != HALF]
-    if min(options.rounds, options.connections, options.keys, options.size, *given) < 1 or options.length <= 0:
+    if min(options.connections, options.keys, options.size, *given) < 1 or options.length <= 0:
         parser.error("numbers must be at least 1")
     if not 0 <= options.reads <= 1:
         parser.error("--reads is a share between 0 and 1")

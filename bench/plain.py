@@ -189,7 +189,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add_builds_option(parser)
     parser.add_argument("--save", action="store_true", help="write bench/results/DATE-plain.json and .md")
     options = parser.parse_args(arguments)
-    if min(options.rounds, options.requests, options.clients, options.keys, options.size, *options.pipelines) < 1:
+    if min(options.requests, options.clients, options.keys, options.size, *options.pipelines) < 1:
         parser.error("numbers must be at least 1")
     return options
 

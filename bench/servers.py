@@ -85,9 +85,16 @@ def add_builds_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def positive(text: str) -> int:
+    """An option's value, a number of things of which there is at least one, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number, at least 1")
+    return int(text)
+
+
 def add_rounds_options(parser: argparse.ArgumentParser, default: int = 5) -> None:
     """`--rounds` and `--seconds`, the same for every bench; `rounds` reads them."""
-    parser.add_argument("--rounds", type=int, default=default, metavar="N", help="an odd number is best")
+    parser.add_argument("--rounds", type=positive, default=default, metavar="N", help="an odd number is best")
     parser.add_argument(
         "--seconds", type=float, default=math.inf, metavar="S", help="begin no other round after so long"
     )

@@ -143,7 +143,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add_builds_option(parser)
     parser.add_argument("--save", action="store_true", help="write bench/results/DATE-stages.json and .md")
     options = parser.parse_args(arguments)
-    if min(options.rounds, options.repeat, options.keys, *options.pipelines) < 1:
+    if min(options.repeat, options.keys, *options.pipelines) < 1:
         parser.error("numbers must be at least 1")
     return options
 

@@ -11,7 +11,7 @@ import pytest
 
 from bench import machine, report, servers
 from bench.report import Line, figure, summary, verdict
-from bench.servers import BUILDS, ServerFailed, exit_code_of, read_builds, turn
+from bench.servers import BUILDS, ServerFailed, add_rounds_options, exit_code_of, read_builds, turn
 
 
 def line(**changed: object) -> Line:
@@ -65,6 +65,16 @@ def test_what_was_saved_is_read_again(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "- cpu: 2 × x" in path.read_text()
     assert path.name.endswith("-plain.md")
     assert report.read_line(json.loads(path.with_suffix(".json").read_text())["lines"][0]) == line()
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "1.5"])
+def test_number_of_rounds_that_makes_no_sense_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_rounds_options(parser)
+    assert parser.parse_args(["--rounds", "3"]).rounds == 3
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--rounds", text])
+    assert "argument --rounds: " in capsys.readouterr().err
 
 
 def test_rounds_go_there_and_back() -> None:
