@@ -32,7 +32,7 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, cast
 from uuid import UUID
@@ -485,6 +485,26 @@ def key_value(codec: Codec, capture: str | int) -> object | None:
     if codec.name == "varchar" and text.endswith(" "):
         return None
     return text
+
+
+# By the array type that a PostgreSQL column travels in: what the driver makes of one value.
+_NATIVE_TYPES: Final[dict[str, type]] = {
+    "int2[]": int,
+    "int4[]": int,
+    "int8[]": int,
+    "bool[]": bool,
+    "float8[]": float,
+    "bytea[]": bytes,
+    "text[]": str,
+}
+
+
+def native_types(dialect: str, place: int, columns: Iterable[tuple[str, Codec]]) -> tuple[tuple[int, type, str], ...]:
+    """Of columns that stand in a record from that place on: (place, Python type that the driver returns, name); none
+    where a driver returns what it finds."""
+    if dialect != "postgresql":
+        return ()
+    return tuple([(at, _NATIVE_TYPES[codec.array], name) for at, (name, codec) in enumerate(columns, place)])
 
 
 def is_exact(codec: Codec, value: object) -> bool:

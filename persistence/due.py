@@ -24,12 +24,15 @@ from persistence.unsaved import Unsaved
 STATEMENTS: Final = 2
 # Changes in a piece, about a millisecond.
 PIECE: Final = 250
+# Estimated bytes that go with one flush, if it is more than one change: what a database takes in within a fraction of
+# its statement timeout. (PostgreSQL takes no message of a gigabyte at all.)
+FLUSH_BYTES: Final = 16 << 20
 
 
-def take_due(unsaved: Unsaved, now_ms: int, until_seq: int, taken: int) -> tuple[list[Pending], int]:
+def take_due(unsaved: Unsaved, now_ms: int, until_seq: int, taken: int, limit: int) -> tuple[list[Pending], int]:
     """A piece of what is due, or has been changed at most at that sequence, moved to those that fly; and when something
-    of the rest will be due if nothing more is now, or NEVER. So many go with the same flush already. O(piece + what
-    flies)."""
+    of the rest will be due if nothing more is now, or NEVER. So many go with the same flush already, and so many may.
+    O(piece + what flies)."""
     lines: list[Line] = []
     ages: list[list[int]] = []
     next_ms = NEVER
@@ -46,7 +49,7 @@ def take_due(unsaved: Unsaved, now_ms: int, until_seq: int, taken: int) -> tuple
                 next_ms = min(next_ms, not_before_ms)
                 continue
         delay_ms = int(prefix.rule.write_delay_s * 1000)
-        most = min(PIECE, prefix.rule.write_batch * STATEMENTS - taken)
+        most = min(PIECE, min(limit, prefix.rule.write_batch * STATEMENTS) - taken)
         # Waiting longer would save statements, and soon cost clients their time.
         is_full = backlog.bytes * 2 > prefix.rule.max_dirty
         until_ms = NEVER if is_full else now_ms - delay_ms
@@ -76,6 +79,20 @@ def _take_oldest(unsaved: Unsaved, lines: list[Line], ages: list[list[int]], mos
         batch += line.take(due[: bisect_right(due, newest)], unsaved.flying)
     batch.sort(key=_age)
     return batch
+
+
+def put_back_surplus(unsaved: Unsaved, piece: list[Pending], room: int) -> int:
+    """Of a piece that goes with a flush, put back to their line the youngest that do not fit into so many bytes, all
+    but the first; how much room is left. O(piece)."""
+    for number, pending in enumerate(piece):
+        room -= pending.bytes
+        if room < 0 and number:
+            for surplus in piece[number:]:
+                del unsaved.flying[surplus.target.key]
+                unsaved.put_back(surplus)
+            del piece[number:]
+            return 0
+    return room
 
 
 def _age(pending: Pending) -> int:

@@ -33,7 +33,6 @@ from persistence.errors import (
     StoreTimeout,
 )
 from persistence.flights import Flight
-from persistence.flusher import straggling_ms
 from persistence.group_commit import GroupCommit
 from persistence.journal import Journal
 from persistence.lease import Lease
@@ -54,7 +53,7 @@ from persistence.prefixes import (
     PrefixRule,
     RuleTable,
 )
-from persistence.quarantine import Quarantine
+from persistence.quarantine import Quarantine, straggling_ms
 from persistence.queue_log import QueueLog
 from persistence.seams import Clock, Held, Memory, Random, View
 from persistence.stores.base import Applied, Store

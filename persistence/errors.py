@@ -2,10 +2,12 @@
 
     StoreError
     ├── StoreDown        cannot be reached, or is in no state to serve; nothing was changed; worth retrying
-    │   └── RowsLocked       … because somebody else holds rows of this write; its neighbours may be fine
+    │   ├── RowsLocked       … because somebody else holds rows of this write; its neighbours may be fine
+    │   └── TooSlow          … because it gave up this write after `statement_timeout`; a smaller one may be fine
     ├── StoreRejected    refused for good: carries the SQLSTATE and a text that is safe to show to a client
     │   ├── RowRejected      … because of this row's data (classes 22, 23, 44, 54, P0001, or our check at accept time)
     │   └── MappingRejected  … because of the mapping (classes 42, 28, 3D): no row of it can succeed
+    │       └── SchemaChanged    … because a column's type is not what it was: describe the table again, load again
     ├── StoreTimeout     no answer in time: the outcome of a write is UNKNOWN, not failed
     ├── LoadTimeout      a load did not finish in time; never the same as "no such row"
     └── RowVanished      an UPDATE found no row where one was loaded: load again, run again
@@ -47,6 +49,10 @@ class RowsLocked(StoreDown):
         super().__init__(message, answered=True)
 
 
+class TooSlow(StoreDown):
+    """The store has given up a write that took longer than `statement_timeout` (57014); rolled back."""
+
+
 class StoreRejected(StoreError):
     """The store refused the statement for good; `sqlstate` is five characters as in PostgreSQL's appendix A."""
 
@@ -62,6 +68,10 @@ class RowRejected(StoreRejected):
 
 class MappingRejected(StoreRejected):
     """Refused because table, column or permission is not what the mapping says; nothing under it can succeed."""
+
+
+class SchemaChanged(MappingRejected):
+    """A load brought values of another type than the mapping was made for; nobody has seen them."""
 
 
 class StoreTimeout(StoreError):

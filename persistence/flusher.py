@@ -18,6 +18,10 @@ A Pending keeps the time of the *first* unsaved change, so a key that is written
 `write_delay`. What is due goes in one transaction (due.py). A refused transaction is bisected until the bad row stands
 alone; the rest commits. A row that was refused is tried again by itself, so that it never holds up its neighbours, and
 after `retry_limit` attempts it becomes a dead letter.
+
+A transaction that takes longer than `statement_timeout` (many rows, slow triggers, large values) would take so long
+again. So the next one carries half as much, down to a single row, which is set aside then; each that succeeds lets the
+next carry twice as much.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ from typing import Final
 
 from persistence.breaker import Breaker
 from persistence.change import NEVER
-from persistence.due import PIECE, take_due
+from persistence.completion import complete_values
+from persistence.due import FLUSH_BYTES, PIECE, put_back_surplus, take_due
 from persistence.errors import (
     JournalError,
     MappingRejected,
@@ -40,11 +45,13 @@ from persistence.errors import (
     StoreError,
     StoreRejected,
     StoreTimeout,
+    TooSlow,
 )
 from persistence.managed import ManagedPrefix
 from persistence.mapping import RowOp
 from persistence.outcomes import BACKOFF_MOST_S, Outcomes
-from persistence.pending import Flight, Parcel, Pending, Saved, complete, item_of, op_of
+from persistence.pending import Flight, Parcel, Pending, Saved, item_of, op_of
+from persistence.quarantine import straggling_ms
 from persistence.seams import Random
 from persistence.stores.base import Applied, Store
 from persistence.unsaved import Unsaved
@@ -56,15 +63,10 @@ logger = logging.getLogger("forebay.write_behind")
 BACKOFF_FIRST_S: Final = 0.05
 # Rows that are made ready, or noted as saved, before clients get a turn: about a millisecond.
 _SLICE: Final = 125
+# Rows of a flush as long as none was too slow: what rules say about it is less.
+_UNLIMITED: Final = 1 << 30
 # How long the queue sleeps when nothing is due: whoever adds something wakes it.
 _IDLE_S: Final = 3600.0
-# Added to the server-side statement timeout before a key whose write had an unknown outcome is trusted again.
-QUARANTINE_SLACK_S: Final = 1.0
-
-
-def straggling_ms(store: Store) -> int:
-    """How long after a StoreTimeout the write may still be committed."""
-    return int((store.statement_timeout_s + QUARANTINE_SLACK_S) * 1000)
 
 
 class Flusher:
@@ -81,6 +83,7 @@ class Flusher:
         "_doubtful",
         "_force_until_seq",
         "_is_quarantined",
+        "_limit",
         "_log",
         "_outcomes",
         "_random",
@@ -123,6 +126,8 @@ class Flusher:
         self._answer: asyncio.Task[list[Applied]] | None = None
         self._ahead: Parcel | None = None
         self._force_until_seq = 0
+        # Rows that a flush may carry.
+        self._limit = _UNLIMITED
         # The last pause after the store could not be written, and server milliseconds until which it lasts.
         self._backoff_s = 0.0
         self._rest_until_ms = 0
@@ -276,15 +281,17 @@ class Flusher:
         suspect, alone_ms = self._take_suspect(now)
         if suspect is not None:
             return [suspect], now
-        batch, later_ms = take_due(self._unsaved, now, self._force_until_seq, 0)
+        batch, later_ms = take_due(self._unsaved, now, self._force_until_seq, 0, self._limit)
         return batch, min(next_ms, alone_ms, later_ms)
 
     async def _fill(self, batch: list[Pending]) -> None:
         # What goes with a first piece.
         piece = batch
-        while len(piece) == PIECE:
+        room = put_back_surplus(self._unsaved, piece, FLUSH_BYTES)
+        while len(piece) == PIECE and room > 0:
             await asyncio.sleep(0)
-            piece, _ = take_due(self._unsaved, self._clock.now_ms(), self._force_until_seq, len(batch))
+            piece, _ = take_due(self._unsaved, self._clock.now_ms(), self._force_until_seq, len(batch), self._limit)
+            room = put_back_surplus(self._unsaved, piece, room)
             batch += piece
 
     def _take_back(self, now: int) -> int:
@@ -389,7 +396,7 @@ class Flusher:
         # The rows to write, announced to the journal; None: there is nothing to write.
         if not batch:
             return None
-        await self._complete(batch)
+        await complete_values(batch, self._store, self._breaker)
         ops: list[RowOp] = []
         sent: list[Pending] = []
         want_rows = False
@@ -448,9 +455,14 @@ class Flusher:
         try:
             parcel.results = await answer
         except StoreTimeout:
+            if self._backoff_s:
+                # Once may be an accident.
+                self._carry_less(parcel)
             raise
         except StoreError as failure:
             self._sent = None
+            if isinstance(failure, TooSlow):
+                self._carry_less(parcel)
             self._log.end(parcel.flight.stamp, False)
             if isinstance(failure, MappingRejected):
                 # Somebody may have dropped our own table.
@@ -458,7 +470,11 @@ class Flusher:
             await self._refused_batch(parcel.flight.pendings, parcel.ops, failure)
             return
         self._sent = None
+        self._limit = min(self._limit * 2, _UNLIMITED)
         self._healthy()
+
+    def _carry_less(self, parcel: Parcel) -> None:
+        self._limit = max(1, min(self._limit, len(parcel.ops)) // 2)
 
     async def _land(self, parcel: Parcel) -> None:
         # It is committed, unless it was refused.
@@ -478,28 +494,6 @@ class Flusher:
         # Last: what has to be written once more is recorded by now.
         self._log.end(parcel.flight.stamp, True)
         self._unsaved.tell_waiters()
-
-    async def _complete(self, batch: list[Pending]) -> None:
-        # Of values that are written as a whole, recovered members alone are not enough: the rest is in the database.
-        partial: dict[ManagedPrefix, list[Pending]] = {}
-        for pending in batch:
-            prefix = pending.target.prefix
-            if not pending.is_partial or pending.on_over is not None:
-                continue
-            try:
-                mapping = prefix.mapping if prefix.mapping is not None else await self._breaker.ask(prefix.prepare())
-            except StoreRejected:
-                # `_save` will meet it, too, and knows what to do.
-                continue
-            if not mapping.writes_members and (pending.target.row_key != () or prefix.resolve(pending.target)):
-                partial.setdefault(prefix, []).append(pending)
-        for prefix, pendings in partial.items():
-            assert prefix.mapping is not None
-            keys = [pending.target.row_key for pending in pendings]
-            rows = await self._breaker.ask(self._store.load_many(prefix.mapping, keys))
-            for pending in pendings:
-                row = rows.get(pending.target.row_key)
-                complete(pending, None if row is None else prefix.mapping.value_of(pending.target.row_key, row))
 
     async def _refused_batch(self, sent: list[Pending], ops: list[RowOp], error: StoreError) -> None:
         # Nothing of it was written. Divide it, unless the store itself is at fault.
@@ -522,6 +516,9 @@ class Flusher:
             await self._save(sent[:middle])
             await self._save(sent[middle:])
         else:
+            if isinstance(error, TooSlow) and len(sent) == 1:
+                # It may be the row's own fault: the next one is tried before it.
+                self._outcomes.locked(sent[0])
             raise error
 
     async def _save_parts(self, pending: Pending, op: RowOp, error: StoreRejected) -> None:

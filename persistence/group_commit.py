@@ -36,14 +36,17 @@ MOST_ROWS: Final = 1000
 
 
 class RowWrite(Parked):
-    """One row that waits for its verdict without a task; those of a group are told together (Lander)."""
+    """One row that waits for its verdict without a task; those of a group are told together (Lander).
+
+    An UPDATE is the whole of its write, so its `must_exist` is not set: whether it has met its row is seen afterwards.
+    """
 
     __slots__ = ("applied", "error", "op")
 
     def __init__(self, op: RowOp) -> None:
         super().__init__()
         self.op = op
-        # What became of it: committed, refused, or nobody knows (StoreTimeout).
+        # What became of it: committed, refused (RowVanished: there was no row), or nobody knows (StoreTimeout).
         self.applied: Applied | None = None
         self.error: StoreError | None = None
 
@@ -170,7 +173,7 @@ class GroupCommit:
             results = await self._breaker.ask(self._store.apply(ops, want_rows))
         except RowVanished as error:
             gone = set(error.keys)
-            hit = [write for write in group if any(op.key in gone for op in _ops_of(write))]
+            hit = [write for write in group if any(op.must_exist and op.key in gone for op in _ops_of(write))]
             if len(group) == 1 or not hit:
                 self._fail(group, error)
                 return
@@ -197,6 +200,8 @@ class GroupCommit:
         for write in group:
             if isinstance(write, RowWrite):
                 write.applied = results[start]
+                if write.op.verb == UPDATE and not results[start].found:
+                    write.error = RowVanished([write.op.key])
                 rows.append(write)
                 start += 1
             else:

@@ -31,7 +31,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from persistence.change import NEVER, Change
+from persistence.change import NEVER, STRING, Change
 from persistence.clock import Clock
 from persistence.dead_letters import DeadLetter
 from persistence.errors import JournalError, JournalFailed, JournalFull
@@ -45,6 +45,7 @@ from persistence.journal_records import (
     OUTCOME,
     SETTLED,
     TRIMMED,
+    WHOLE,
     Batch,
     Item,
     pack,
@@ -111,6 +112,7 @@ class Journal:
         "always",
         "durable_seq",
         "failure",
+        "near_seq",
         "next_seq",
         "node",
         "refusing",
@@ -139,6 +141,8 @@ class Journal:
         self.next_seq = writer.written + 1
         self.durable_seq = writer.written
         self.synced_seq = writer.safe
+        # The sequence that the segment began with that was the newest when this group did.
+        self.near_seq = writer.segments[-1].first
         # Why changes are refused now; empty when they are accepted. What `-MISCONF` says.
         self.refusing = ""
         # Set for good after an I/O error.
@@ -216,16 +220,21 @@ class Journal:
             self._seal()
         return seq
 
-    def append_text(self, prefix: str, key: bytes, value: bytes, first_ms: int = 0) -> int:
-        """`append` of a change that says nothing but "the key holds this string, and never expires". `first_ms`: when
-        the first of its unsaved changes was made, if all are texts, and recorded from `near_seq` on; else 0."""
+    def append_text(self, prefix: str, key: bytes, value: bytes, first_seq: int = 0, first_ms: int = 0) -> int:
+        """`append` of a change that says nothing but "the key holds this string, and never expires".
+
+        `first_seq` and `first_ms`: of the first of the key's unsaved changes, if all are texts. As long as that lies in
+        the newest segment the ledger is not told: the key needs that segment, as before.
+        """
         if self.refusing:
             self.check()
         if not self._parts:
             self._begin_group()
         seq = self.next_seq
-        first_ms = first_ms and first_ms + self._wall_offset_ms
-        record = self._ledger.record_text(prefix, key, value, first_ms, seq, self._now_ms)
+        if first_seq >= self.near_seq:
+            record = pack((WHOLE, prefix, key, None, first_ms + self._wall_offset_ms, None, STRING, value))
+        else:
+            record = self._ledger.record_text(prefix, key, value, seq, self._now_ms)
         self.next_seq = seq + 1
         self._parts.append(record)
         self._buffered += len(record)
@@ -234,7 +243,8 @@ class Journal:
         return seq
 
     def append_texts(self, prefix: str, keys: list[bytes], values: list[bytes], firsts: list[int]) -> int:
-        """`append_text` of many, with a `first_ms` for each: the sequence of the first; the others follow."""
+        """`append_text` of many: the sequence of the first; the others follow. `firsts` is a `first_ms` for each, or 0
+        where its first change has not been recorded from `near_seq` on."""
         if self.refusing:
             self.check()
         if not self._parts:
@@ -358,10 +368,6 @@ class Journal:
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
-    def near_seq(self) -> int:
-        """The sequence that the newest segment begins with."""
-        return self._writer.segments[-1].first
-
     def decided_below(self) -> int:
         """Rows of this node in the database's table of applied batches that are older than this are not needed."""
         least = self.next_seq
@@ -416,6 +422,7 @@ class Journal:
     def _begin_group(self) -> None:
         self._first = self.next_seq
         self._ledger.begin_group(self._first)
+        self.near_seq = self._writer.segments[-1].first
         self._wall_offset_ms = self._clock.wall_offset_ms()
         self._now_ms = self._clock.now_ms() + self._wall_offset_ms
         self._schedule()
@@ -467,33 +474,48 @@ class Journal:
             if self._syncing is not None and not self.always:
                 self._write_beside()
             return
+        sync = self._force or (self.always and bool(self._parts or self._groups))
+        if not (self._letters or self._dropped):
+            if self._parts and self._fits():
+                self._write_here(sync)
+                return
+            if not (self._parts or self._groups):
+                self._sync_alone(sync)
+                return
         self._seal()
-        sync = self._force or (self.always and bool(self._groups))
-        if not (self._groups or self._letters or self._dropped or (sync and self._writer.safe < self._writer.written)):
-            self._force = False
-            self._tidy()
-            return
         # What takes the place of a dead letter is safe before the letter is gone.
-        sync = sync or bool(self._dropped)
-        self._work = Work(self._letters, self._groups, sync, self._dropped)
+        self._work = Work(self._letters, self._groups, sync or bool(self._dropped), self._dropped)
         self._letters, self._groups, self._dropped = [], [], []
         self._force = False
         self._tidied = False
-        work = self._work
-        if work.letters or work.dropped or not self._fit(work.groups):
-            self._start()
-            return
-        work.sync = False
+        self._start()
+
+    def _write_here(self, sync: bool) -> None:
+        # What nearly every tick is: a group that fits, and nothing else to be written.
+        self._force = False
+        self._tidied = False
         try:
-            self._writer.do(work)
+            self._put()
         except OSError as error:
+            self._seal()
+            self._work = Work([], self._groups, False, [])
+            self._groups = []
             self._force = sync
             self._written(error, inline=True)
             return
-        self._work = None
         if sync:
             self._start_sync()
         self._go_on()
+
+    def _sync_alone(self, sync: bool) -> None:
+        # Nothing has gathered.
+        self._force = False
+        if sync and self._writer.safe < self._writer.written:
+            self._tidied = False
+            self._start_sync()
+            self._go_on()
+        else:
+            self._tidy()
 
     def _go_on(self) -> None:
         # (Asked anew: starting the sync may have failed.)
@@ -501,21 +523,21 @@ class Journal:
             self._advance()
             self._proceed(inline=True)
 
-    def _fit(self, groups: list[Group]) -> bool:
-        # What the loop may write itself: a copy into the page cache, at once.
-        if not groups:
-            return True
-        size = len(groups[0].body)
-        return len(groups) == 1 and size <= _INLINE_BYTES and self._writer.fits(size)
+    def _fits(self) -> bool:
+        # May the loop write itself what has gathered? It is a copy into the page cache, at once.
+        return not self._groups and self._buffered <= _INLINE_BYTES and self._writer.fits(self._buffered)
+
+    def _put(self) -> None:
+        self._writer.put(self._first, self.next_seq - self._first, b"".join(self._parts))
+        self._parts = []
+        self._buffered = 0
 
     def _write_beside(self) -> None:
         # While the thread syncs: who waits for a write need not wait for that.
-        self._seal()
-        groups = self._groups
-        if not groups or not self._fit(groups):
+        if not self._parts or not self._fits():
             return
         try:
-            self._writer.do(Work([], groups, False, []))
+            self._put()
         except OSError:
             # Tried again when the thread is back, which knows what to do about it.
             return
@@ -568,9 +590,12 @@ class Journal:
             self._decided = {number: seq for number, seq in self._decided.items() if seq > self.synced_seq}
 
     def _proceed(self, inline: bool = False) -> None:
-        self._judge_room()
-        self._consider_trim()
-        if self._everysec and not self._timer and self._writer.safe < self._writer.written:
+        writer = self._writer
+        if self.refusing or writer.spare_problem or not writer.spare_size:
+            self._judge_room()
+        if len(writer.segments) > 1:
+            self._consider_trim()
+        if self._everysec and not self._timer and writer.safe < writer.written:
             self._timer = True
             self._runner.later(_SYNC_S, self._sync_due)
         # House-keeping and writing take turns, so that neither starves.
@@ -580,7 +605,8 @@ class Journal:
         if not inline:
             # (Who has just been told may have recorded more, and so on without end: that has its own tick.)
             self.commit()
-        self._tell_idle()
+        if self._idle:
+            self._tell_idle()
 
     def _sync_due(self) -> None:
         self._timer = False
@@ -651,6 +677,8 @@ class Journal:
 
     def _tidy(self) -> bool:
         # One turn of house-keeping if there is any: was there?
+        if not (self._trim[0] or self._spare_wanted or self._writer.letters.size >= _COMPACT_LEAST):
+            return False
         floor = self._trim[0] if self._trim[0] and self.synced_seq >= self._trim[1] else 0
         compacted = self._compacted()
         if not (floor or self._spare_wanted or compacted is not None):

@@ -162,14 +162,8 @@ class Ledger:
             self._move(entry)
         return pack_change(prefix, change, partial, existed, entry.first_ms, wall_offset_ms)
 
-    def record_text(self, prefix: str, key: bytes, value: bytes, first_ms: int, seq: int, now_ms: int) -> bytes:
-        """`record` of a change that says nothing but "the key holds this string, and never expires".
-
-        With `first_ms`, the Unix milliseconds of the first unsaved change, it is not noted: the queue knows that all of
-        them are texts, recorded while the newest segment was what it is, so the key needs that segment as before.
-        """
-        if first_ms:
-            return pack((WHOLE, prefix, key, None, first_ms, None, STRING, value))
+    def record_text(self, prefix: str, key: bytes, value: bytes, seq: int, now_ms: int) -> bytes:
+        """`record` of a change that says nothing but "the key holds this string, and never expires"."""
         records = self._prefixes.get(prefix)
         if records is None:
             records = self._prefixes[prefix] = PrefixRecords(prefix)
@@ -202,7 +196,8 @@ class Ledger:
         parts: list[bytes],
     ) -> int:
         """`record_text` of many, the first of which has this sequence: their records are added to `parts`, in pieces,
-        and how many bytes that is. `firsts` is a `first_ms` for each, but in the server's milliseconds."""
+        and how many bytes that is. `firsts` is for each the time of its first unsaved change, in the server's
+        milliseconds, where it need not be noted (Journal.append_text); else 0."""
         records = self._prefixes.get(prefix)
         if records is None:
             records = self._prefixes[prefix] = PrefixRecords(prefix)

@@ -225,7 +225,8 @@ class Writer:
             self.letters.write(work.letters)
             work.letters = []
         while work.groups:
-            self._put(work.groups[0])
+            group = work.groups[0]
+            self.put(group.first, group.count, group.body)
             del work.groups[0]
         if work.sync:
             self._sync()
@@ -234,7 +235,7 @@ class Writer:
             work.dropped = []
 
     def sync_job(self) -> SyncJob:
-        """The sync of what is written now; until `synced` nothing but `do` of what fits may be asked for."""
+        """The sync of what is written now; until `synced` nothing but `put` of what fits may be asked for."""
         assert self._file is not None
         return SyncJob(self._file, self.written)
 
@@ -243,15 +244,17 @@ class Writer:
         self.safe = max(self.safe, job.upto)
         self.syncs += 1
 
-    def _put(self, group: Group) -> None:
-        if not self.fits(len(group.body)):
-            self._rotate(group)
+    def put(self, first: int, count: int, body: bytes) -> None:
+        """Write a group. OSError: it is not written, and can be given again."""
+        segment = self.segments[-1]
+        if self.offset + FRAME_BYTES + len(body) > segment.size:
+            self._rotate(first, len(body))
+            segment = self.segments[-1]
         assert self._file is not None
-        number = self.segments[-1].number
-        frame = pack_frame(self._seed, number, group.first, group.count, self.safe, group.body)
+        frame = pack_frame(self._seed, segment.number, first, count, self.safe, body)
         self._file.write_at(self.offset, frame)
         self.offset += len(frame)
-        self.written = group.first + group.count - 1
+        self.written = first + count - 1
         self.frames += 1
 
     def _sync(self) -> None:
@@ -261,11 +264,11 @@ class Writer:
             self.safe = self.written
             self.syncs += 1
 
-    def _rotate(self, group: Group) -> None:
+    def _rotate(self, first: int, bytes_: int) -> None:
         # A segment is complete and safe before there is a next one: recovery takes the next one's header as proof.
         self._sync()
-        size = max(self._segment_bytes, HEADER_BYTES + FRAME_BYTES + len(group.body))
-        self._open_segment(self.segments[-1].number + 1, group.first, size)
+        size = max(self._segment_bytes, HEADER_BYTES + FRAME_BYTES + bytes_)
+        self._open_segment(self.segments[-1].number + 1, first, size)
 
     def _open_segment(self, number: int, first: int, size: int) -> None:
         name = f"{self._directory}/{segment_name(self._node, number)}"

@@ -292,6 +292,14 @@ class Loader:
             for watch in self._watches.get(key, ()):
                 watch.broken = True
 
+    def fence_each(self, keys: list[bytes]) -> None:
+        """`fence` for many."""
+        if self._flights or self._convoys or self._watches:
+            for key in keys:
+                self.fence(key)
+        else:
+            self.fences += len(keys)
+
     def watch(self, keys: Iterable[bytes]) -> Watch:
         """Notice fences of these keys from now on, until `unwatch`."""
         watch = Watch(tuple(keys))
@@ -489,14 +497,12 @@ class Loader:
     async def _ask(self, lane: Lane, batch: LoadBatch) -> tuple[dict[RowKey, Row], float]:
         # The rows, and how many milliseconds they took.
         prefix = lane.prefix
-        mapping = await prefix.prepare()
-        store = prefix.store
-        assert store is not None
+        await prefix.prepare()
         loop = asyncio.get_running_loop()
         began = loop.time()
         counters = prefix.counters
         counters.load_statements += 1
-        rows = await store.load_many(mapping, batch.row_keys())
+        rows = await prefix.load(batch.row_keys())
         took_s = loop.time() - began
         lane.took(took_s)
         counters.load_ms_total += took_s * 1000

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
 from persistence.breaker import Breaker
-from persistence.errors import MappingRejected, StoreDown, StoreTimeout
+from persistence.errors import MappingRejected, SchemaChanged, StoreDown, StoreTimeout
 from persistence.mapping import Mapping, MappingError, build_mapping
 from persistence.prefixes import HOT_KEYS, NO_WARM_UP, REFRESH_AHEAD, PrefixRule
-from persistence.rows import RowKey
+from persistence.rows import Row, RowKey
 from persistence.stores.base import Store
+
+log = logging.getLogger("forebay.mapping")
 
 # "No such row" is remembered for at most this many keys of a prefix: about 10 MB.
 NEGATIVE_BUDGET = 65_536
@@ -165,31 +169,45 @@ class ManagedPrefix:
 
         Raises StoreDown, LoadTimeout, or MappingRejected saying why.
         """
-        if self.mapping is None:
-            store = self.store
-            if store is None:
-                raise MappingRejected("42000", f"prefix {self.rule.name!r} has no store")
-            rule = self.rule
-            try:
-                if rule.generic:
-                    await store.create_generic()
-                    shape = await store.describe("forebay_kv")
-                elif rule.load and not rule.table:
-                    shape = await store.describe_query(rule.load, len(rule.template.names))
-                else:
-                    shape = await store.describe(rule.table)
-                self.mapping = build_mapping(rule, shape, store.dialect)
-            except MappingError as error:
-                # It begins with the rule's name.
-                raise MappingRejected("42000", f"prefix {error}") from error
-            except MappingRejected as refusal:
-                if refusal.sqlstate[:2] in _OF_THE_STORE:
-                    raise
-                raise MappingRejected(refusal.sqlstate, f"prefix {rule.name}: {refusal.message}") from refusal
-            except StoreTimeout as timeout:
-                # At worst a table of ours is there by now, and empty: no client's write has an unknown outcome.
-                raise StoreDown(str(timeout)) from timeout
-        return self.mapping
+        return await self.prepare_anew() if self.mapping is None else self.mapping
+
+    async def prepare_anew(self) -> Mapping:
+        """The same, whatever is known of the schema. The old mapping serves until the new one is there."""
+        store = self.store
+        if store is None:
+            raise MappingRejected("42000", f"prefix {self.rule.name!r} has no store")
+        rule = self.rule
+        try:
+            if rule.generic:
+                await store.create_generic()
+                shape = await store.describe("forebay_kv")
+            elif rule.load and not rule.table:
+                shape = await store.describe_query(rule.load, len(rule.template.names))
+            else:
+                shape = await store.describe(rule.table)
+            mapping = self.mapping = build_mapping(rule, shape, store.dialect)
+        except MappingError as error:
+            # It begins with the rule's name.
+            raise MappingRejected("42000", f"prefix {error}") from error
+        except MappingRejected as refusal:
+            if refusal.sqlstate[:2] in _OF_THE_STORE:
+                raise
+            raise MappingRejected(refusal.sqlstate, f"prefix {rule.name}: {refusal.message}") from refusal
+        except StoreTimeout as timeout:
+            # At worst a table of ours is there by now, and empty: no client's write has an unknown outcome.
+            raise StoreDown(str(timeout)) from timeout
+        return mapping
+
+    async def load(self, keys: Sequence[RowKey]) -> dict[RowKey, Row]:
+        """The rows of those keys that exist, as the mapping that is then in force reads them. Raises StoreError."""
+        mapping = await self.prepare()
+        store = self.store
+        assert store is not None
+        try:
+            return await store.load_many(mapping, keys)
+        except SchemaChanged as change:
+            log.warning("prefix %s: %s", self.rule.name, change.message)
+            return await store.load_many(await self.prepare_anew(), keys)
 
     async def check(self) -> None:
         """Would the rule work, its warm-up included? `prepare`, and what is asked only where a rule comes into force:

@@ -73,6 +73,7 @@ class Outcomes:
         unseen = unseen or pending.is_unseen
         if unseen:
             self._unsaved.doubt(pending.target)
+        self._unsaved.dead.saved(pending.target.key, change, pending.seq)
         self._on_saved(Saved(pending, applied, unseen))
 
     def returned(self, batch: list[Pending]) -> None:

@@ -8,8 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
+from typing import Final
 
 from persistence.clock import Clock
+from persistence.stores.base import Store
+
+# Added to the server-side statement timeout before a key whose write had an unknown outcome is trusted again.
+QUARANTINE_SLACK_S: Final = 1.0
+
+
+def straggling_ms(store: Store) -> int:
+    """How long after a StoreTimeout the write may still be committed."""
+    return int((store.statement_timeout_s + QUARANTINE_SLACK_S) * 1000)
 
 
 class Quarantine:

@@ -61,15 +61,17 @@ class QueueLog:
         return self._journal.next_seq
 
     def near_seq(self) -> int:
-        """Texts that were first changed from this sequence on have a `first_ms` for the journal (record_text)."""
-        return self._journal.near_seq() if self._journal is not None else 0
+        """Texts that were first changed from this sequence on have a `first_ms` for `record_texts`."""
+        return self._journal.near_seq if self._journal is not None else 0
 
-    def record_text(self, prefix: str, key: bytes, value: bytes, first_ms: int) -> int:
-        """`record` of a change that says nothing but "the key holds this string, and never expires"."""
-        if self._journal is None:
+    def record_text(self, prefix: str, key: bytes, value: bytes, first_seq: int = 0, first_ms: int = 0) -> int:
+        """`record` of a change that says nothing but "the key holds this string, and never expires". The others: of
+        the first of its unsaved changes, if all are such."""
+        journal = self._journal
+        if journal is None:
             self._seq += 1
             return self._seq
-        return self._journal.append_text(prefix, key, value, first_ms)
+        return journal.append_text(prefix, key, value, first_seq, first_ms)
 
     def record_texts(self, prefix: str, keys: list[bytes], values: list[bytes], firsts: list[int]) -> None:
         """`record_text` of many, the first of which has the sequence `coming`."""

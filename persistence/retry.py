@@ -14,7 +14,7 @@ from persistence.write_behind import WriteBehind
 
 
 def retry_letter(engine: Engine, id: int) -> bool:
-    """Try a dead letter again; False when there is none, or its key has newer changes that are not saved yet.
+    """Try a dead letter again; False when there is none, or its key has newer changes, saved or not.
 
     Raises JournalError when it cannot be recorded; then it stays.
     """
@@ -31,12 +31,12 @@ def _retry(engine: Engine, queue: WriteBehind, letter: DeadLetter) -> bool:
     if target is None or target.prefix.rule.name != letter.prefix or target.prefix.rule.write != WRITE_BEHIND:
         # The rule that it was made under is not in force.
         return False
-    if queue is not engine.queue_of(target.prefix) or queue.unsaved(target) is not None:
+    if queue is not engine.queue_of(target.prefix) or queue.unsaved(target) is not None or letter.is_overtaken:
         return False
     change = letter.change
     # What the row has become meanwhile nobody knows.
     change.existed = None if change.members is None else True
-    queue.resend(target, change, weight_of(change, target.prefix.rule.has_children))
+    queue.resend(target, letter, weight_of(change, target.prefix.rule.has_children))
     queue.drop_letter(letter.id)
     queue.hurry()
     engine.loader.fence(key)

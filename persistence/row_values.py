@@ -32,7 +32,7 @@ from typing import Any, cast
 
 from persistence import change as changes
 from persistence.change import HASH, KIND_NAMES, NEVER, STRING, Change
-from persistence.codecs import Codec, is_exact, is_verbatim, key_value
+from persistence.codecs import Codec, is_exact, is_verbatim, key_value, native_types
 from persistence.errors import RowRejected
 from persistence.field_lifetimes import deadlines_of
 from persistence.json_text import Unfit, json_string, parse_json
@@ -93,8 +93,7 @@ class RowOp:
         return set()
 
     def __repr__(self) -> str:
-        verb = ("replace", "update", "delete")[self.verb]
-        return f"<RowOp {verb} {self.mapping.relation} {self.key} {self.columns}>"
+        return f"<RowOp {('replace', 'update', 'delete')[self.verb]} {self.mapping.relation} {self.key} {self.columns}>"
 
 
 def group_ops(ops: Sequence[RowOp]) -> list[list[int]]:
@@ -223,8 +222,9 @@ class Mapping:
         self._sql = layout.sql
         self._load_sql = layout.sql.load()
         self._key_codecs = tuple([key.codec for key in layout.keys])
-        # Where the number begins that is all of a row key, and how many digits may be out of range; 0: a key is no such
-        # number.
+        # Which type each column of a load has.
+        self.natives = native_types(layout.dialect, len(layout.keys), [(each.column, each.codec) for each in fields])
+        # Where the number begins that is all of a row key (0: it is none), and how many digits may be out of range.
         self._digits_from = 0
         self._sure_digits = 0
         template = layout.rule.template

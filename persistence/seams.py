@@ -7,7 +7,7 @@ which is built elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from persistence.change import Change
@@ -61,6 +61,11 @@ class Memory(Protocol):
         """A client's write of a string over a string, by the unsaved change with that sequence (0: it is saved): the
         entry, whose lease gets a new term, if it is of that prefix and may stay. None: it may not; nothing has been
         done then."""
+
+    def rewrite_all(
+        self, keys: list[bytes], texts: list[bytes], prefix: object, is_generic: bool, seq: int
+    ) -> Sequence[Held | None]:
+        """`rewrite` of many, by changes of which the first has that sequence."""
 
     def install(self, key: bytes, kind: int, value: object, deadline_ms: int) -> Held:
         """A loaded value: nobody is told."""

@@ -1,5 +1,5 @@
 """ShortThrough: the short road under a write-through rule for a SET, with or without a lifetime, DEL of one key, and
-INCR and its like of a key that memory has.
+INCR, HSET and their like of a key that memory has.
 
 It does what plan, lock, stage, accept, apply and publish do for any command (engine.py), where the store need not be
 asked before one key changes: accepted at once or refused, locked without waiting, then sent in company
@@ -9,6 +9,9 @@ nothing has been done then.
 
 A group is published as a whole: what is the same for all of its rows is worked out once, and nobody is answered before
 all of them are in memory.
+
+What was made of a copy supposes that its row is there. SET and INCR bring the row if it is not. HSET updates it, and
+where there is none any more the copy goes and the command runs again, by the long road, on the truth.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ import logging
 from collections.abc import Sequence
 from typing import Final, cast
 
-from persistence.change import DELETE, NEVER, STRING, Change
+from persistence.change import DELETE, HASH, NEVER, STRING, WRITE, Change
 from persistence.engine import Engine
-from persistence.errors import StoreError, StoreTimeout
+from persistence.errors import RowVanished, StoreError, StoreTimeout
 from persistence.group_commit import Lander, RowWrite
 from persistence.lease import Lease
 from persistence.managed import ManagedPrefix, Target
@@ -37,7 +40,7 @@ _SEVERAL: Final = 2
 class ThroughWrite(RowWrite):
     """One of these writes on its way to the store; a subclass makes the reply, out of `error` when there is one."""
 
-    __slots__ = ("deadline_ms", "is_sum", "key", "prefix", "value")
+    __slots__ = ("deadline_ms", "is_based", "key", "prefix", "value")
 
     def __init__(self, key: bytes, prefix: ManagedPrefix, op: RowOp, value: object, deadline_ms: int) -> None:
         # `Parked` and `RowWrite`, written out: there is one of these per write.
@@ -51,8 +54,38 @@ class ThroughWrite(RowWrite):
         # What memory gets, and until when; NEVER: the rule's default.
         self.value = value
         self.deadline_ms = deadline_ms
-        # It was made of what the key held, whose deadline stays: INCR and its like.
-        self.is_sum = False
+        # It was made of what the key held, whose deadline stays: INCR, HSET and their like.
+        self.is_based = False
+
+
+class FieldsWrite(ThroughWrite):
+    """One of them that writes fields of a hash which memory has."""
+
+    __slots__ = ("base", "event")
+
+    def __init__(
+        self, key: bytes, prefix: ManagedPrefix, accepted: tuple[RowOp, object], held: HeldHash, event: bytes
+    ) -> None:
+        super().__init__(key, prefix, accepted[0], accepted[1], held.deadline_ms)
+        self.is_based = True
+        # What it was made of: while memory has that very hash, it is right but for the fields that were written.
+        self.base = held.fields
+        # The keyspace event's name.
+        self.event = event
+
+    def has_vanished(self) -> bool:
+        """Was there no row any more? Then the command has to run again."""
+        return isinstance(self.error, RowVanished)
+
+
+class HeldHash:
+    """The hash that memory has of a row, and when its copy ends."""
+
+    __slots__ = ("deadline_ms", "fields")
+
+    def __init__(self, fields: dict[bytes, bytes], deadline_ms: int) -> None:
+        self.fields = fields
+        self.deadline_ms = deadline_ms
 
 
 class ShortThrough:
@@ -122,15 +155,46 @@ class ShortThrough:
     def held_text(self, key: bytes, prefix: ManagedPrefix) -> tuple[bytes, int] | None:
         """The string that memory has of a row, and its deadline, where a command may build upon it without asking
         anybody; None where that is not so, or the deadline is more than its copy's."""
-        memory = self._engine.memory
-        entry = memory.held(key)
-        if entry is None or entry.soft_ms <= memory.now_ms or prefix.ages or prefix.rule.generic:
+        entry = self._engine.memory.held(key)
+        if entry is None or not self._is_sound(entry, prefix):
             return None
-        lease = entry.lease
         value = entry.value
-        if lease is None or lease.prefix is not prefix or lease.generation != prefix.generation or lease.dirty_seq:
-            return None
         return (value, entry.deadline_ms) if isinstance(value, bytes) else None
+
+    def held_hash(self, key: bytes) -> tuple[ManagedPrefix, HeldHash] | None:
+        """The same of a hash, with the prefix under which one of its fields may be written by the short road now."""
+        entry = self._engine.memory.held(key)
+        # (Asked before the rules are: of a key that is under none this is all.)
+        if entry is None or entry.lease is None:
+            return None
+        prefix = self.prefix_of(key)
+        fields = entry.value
+        if prefix is None or not self._is_sound(entry, prefix) or type(fields) is not dict:
+            return None
+        return prefix, HeldHash(fields, entry.deadline_ms)
+
+    def _is_sound(self, entry: Held, prefix: ManagedPrefix) -> bool:
+        # Is an entry a copy of a row of that prefix, saved, in its time, and nothing more?
+        if entry.soft_ms <= self._engine.memory.now_ms or prefix.ages or prefix.rule.generic:
+            return False
+        lease = entry.lease
+        if lease is None or lease.prefix is not prefix:
+            return False
+        return lease.generation == prefix.generation and not lease.dirty_seq
+
+    def accept_fields(
+        self, key: bytes, prefix: ManagedPrefix, fields: dict[bytes, bytes], members: set[bytes]
+    ) -> tuple[RowOp, object] | None:
+        """`accept` for a hash that is to be so, of which these members are written; None, too, when none has to be.
+
+        Raises RowRejected.
+        """
+        mapping = prefix.mapping
+        row_key = mapping.row_named_by(key) if mapping is not None else None
+        if mapping is None or row_key is None:
+            return None
+        op, value = mapping.accept(row_key, Change(key, WRITE, HASH, fields, members, NEVER, True), 0)
+        return (op, value) if op is not None else None
 
     def send(self, write: ThroughWrite) -> None:
         """Lock the key and write; the lander is told how it went."""
@@ -157,7 +221,9 @@ class ShortThrough:
                     engine.memory.touch_watchers(write.key)
                 elif write.op.verb == ROW_DELETE:
                     self._remove(write)
-                elif write.is_sum:
+                elif isinstance(write, FieldsWrite):
+                    self._publish_fields(write, now)
+                elif write.is_based:
                     self._publish_sum(write, now)
                 else:
                     self._publish(write, now)
@@ -182,7 +248,7 @@ class ShortThrough:
         left: list[ThroughWrite] = []
         for write in writes:
             is_plain = write.prefix is prefix and write.error is None and write.deadline_ms == NEVER
-            if is_plain and write.op.verb != ROW_DELETE and not write.is_sum:
+            if is_plain and write.op.verb != ROW_DELETE and not write.is_based:
                 new.append(write)
             else:
                 left.append(write)
@@ -275,6 +341,31 @@ class ShortThrough:
         entry = memory.put(write.key, STRING, value, write.deadline_ms, b"incrby")
         engine.lifetimes.attach(entry, lease, now)
 
+    def _publish_fields(self, write: FieldsWrite, now: int) -> None:
+        # The copy gets other fields, and ends when it would have ended; the rest is as old as it was, and as void.
+        engine = self._engine
+        memory = engine.memory
+        prefix = write.prefix
+        rule = prefix.rule
+        value = self._seen(write)
+        prefix.counters.writes += 1
+        if prefix.negatives:
+            prefix.forget_absent(write.key)
+        entry = memory.held(write.key)
+        old = entry.lease if entry is not None else None
+        is_same = entry is not None and entry.value is write.base
+        lease = Lease(prefix, now, old.cost_ms if old is not None else 0.0, engine.lifetimes.ttl_ms(rule), NEVER)
+        lease.until_ms = lease.stale_until_ms = write.deadline_ms
+        if old is not None:
+            lease.generation = old.generation
+        if rule.tags and prefix.mapping is not None:
+            lease.tags = prefix.mapping.tags_of(write.op.key, value)
+        entry = memory.put(write.key, HASH, value, write.deadline_ms, write.event)
+        engine.lifetimes.attach(entry, lease, now)
+        if not is_same:
+            # It went meanwhile. Whoever sent it away may have known of other fields that have changed.
+            memory.drop(write.key)
+
     # What the store shows, where that may be something else than what was written.
     def _seen(self, write: ThroughWrite) -> object:
         row = write.applied.row if write.applied is not None else None
@@ -288,8 +379,12 @@ class ShortThrough:
         # It was not written, or nobody knows: memory keeps what it held, or nothing.
         if isinstance(error, StoreTimeout):
             self._engine.distrust(Target(write.key, write.prefix, write.op.key))
-        else:
-            write.prefix.counters.write_errors += 1
+            return
+        write.prefix.counters.write_errors += 1
+        if isinstance(error, RowVanished):
+            # What the key holds is a copy of nothing; the command will see.
+            self._engine.memory.drop(write.key)
+            self._engine.memory.touch_watchers(write.key)
 
 
 def _is_as_it_was(entry: Held, lease: Lease, write: ThroughWrite) -> bool:

@@ -125,11 +125,30 @@ class ShortWrite:
         if len(keys) < 2:
             return 0, 0
         seq = way.queue.add_texts(way.backlog, keys, values)
-        for key, value in zip(keys, values):  # noqa: B905 - of one length; compiled, `strict` makes tuples
-            self._publish(way, key, value, seq, None)
-            seq += 1
-        written[way.store] = seq - 1
-        return len(keys), seq - 1
+        self._publish_run(way, keys, values, seq)
+        seq += len(keys) - 1
+        written[way.store] = seq
+        return len(keys), seq
+
+    def _publish_run(self, way: Way, keys: list[bytes], values: list[bytes], seq: int) -> None:
+        # `_publish` for many, in the same order for each key: what `rewrite` leaves it leaves the next time, too.
+        engine = self._engine
+        prefix = way.prefix
+        engine.loader.fence_each(keys)
+        if prefix.negatives:
+            for key in keys:
+                prefix.forget_absent(key)
+        prefix.counters.writes += len(keys)
+        entries = engine.memory.rewrite_all(keys, values, prefix, way.is_generic, seq)
+        undurable = engine.undurable
+        if undurable is None and None not in entries:
+            return
+        for at, entry in enumerate(entries):
+            if entry is None:
+                entry = self._put(way, keys[at], values[at], seq + at)
+            # (Of a key that is named again the last change counts.)
+            if undurable is not None and entry.lease is not None and entry.lease.dirty_seq == seq + at:
+                undurable.add(entry, seq + at)
 
     def _publish(self, way: Way, key: bytes, value: bytes, seq: int, row_key: RowKey | None) -> None:
         # What has been recorded is seen.

@@ -51,9 +51,10 @@ class WriteBehind(Unsaved):
 
     # -- accepting ----------------------------------------------------------------------------------------------------
 
-    def resend(self, target: Target, change: Change, weight: int) -> None:
+    def resend(self, target: Target, letter: DeadLetter, weight: int) -> None:
         """`add` for a dead letter, of a key of which nothing is unsaved: of its members alone, if it names them."""
-        self.add(target, change, weight)
+        change = letter.change
+        self.dead.resent[target.key] = self.add(target, change, weight), letter.seq
         pending = self.backlogs[target.prefix].pendings.get(target.key)
         assert pending is not None
         pending.is_partial = lacks_the_rest(change)
@@ -98,19 +99,17 @@ class WriteBehind(Unsaved):
 
     def add_text(self, backlog: Backlog, key: bytes, value: bytes) -> int:
         """`add` of a change that says nothing but that the key holds this string, and never expires."""
-        log = self.log
         line = backlog.pendings
         shard = line.shards[hash(key) & SHARD_MASK]
         known = shard.get(key)
         if isinstance(known, Text):
-            first_ms = known.first_ms if known.first_seq >= log.near_seq() else 0
-            self.seq = seq = log.record_text(backlog.name, key, value, first_ms)
+            self.seq = seq = self.log.record_text(backlog.name, key, value, known.first_seq, known.first_ms)
             backlog.bytes += len(value) - len(known.value)
             backlog.prefix.counters.coalesced += 1
             known.value = value
             known.seq = seq
             return seq
-        self.seq = seq = log.record_text(backlog.name, key, value, 0)
+        self.seq = seq = self.log.record_text(backlog.name, key, value)
         if known is not None or key in self.flying or key in self.suspects:
             change = Change(key, WRITE, STRING, value, None, NEVER, None)
             self._take_up(Target(key, backlog.prefix, ()), change, len(value))
@@ -128,7 +127,7 @@ class WriteBehind(Unsaved):
         log = self.log
         first = log.coming()
         near_seq = log.near_seq()
-        # For each key, what spares the journal a look (Ledger.record_text).
+        # For each key, what spares the journal a look.
         firsts: list[int] = []
         line = backlog.pendings
         shards = line.shards

@@ -24,7 +24,7 @@ import itertools
 import socket
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import asyncpg
 
@@ -36,9 +36,11 @@ from persistence.errors import (
     RowRejected,
     RowsLocked,
     RowVanished,
+    SchemaChanged,
     StoreDown,
     StoreError,
     StoreTimeout,
+    TooSlow,
 )
 from persistence.mapping import DELETE, GENERIC_TABLE, REPLACE, UPDATE, Mapping, RowOp
 from persistence.rows import ColumnShape, RelationShape, Row, RowKey
@@ -82,6 +84,8 @@ _MAPPING_CLASSES: Final = ("42", "28", "3D", "3F", "0A", "2B")
 _TRANSIENT_CLASSES: Final = ("08", "25", "40", "53", "55", "57", "58")
 # Statements that may be repeated at once: the server has rolled back, and only timing was wrong.
 _REPEATABLE: Final = ("40001", "40P01")
+# The relation is in no state to be written: a view without rules, or published without a replica identity.
+_UNWRITABLE: Final = "55000"
 # Somebody else was at the same rows.
 _LOCKED: Final = ("55P03", *_REPEATABLE)
 
@@ -394,15 +398,15 @@ class PostgresStore:
         text = _first_line(error.args[0] if error.args else "")
         if sqlstate == "57014":
             timeout = f"store {self.name}: {text}"
-            return LoadTimeout(timeout) if phase == _LOAD else StoreDown(timeout)
+            return LoadTimeout(timeout) if phase == _LOAD else TooSlow(timeout)
         if sqlstate == "55P03" and phase == _LOAD:
             # A table that somebody alters: as good as a statement that takes too long.
             return LoadTimeout(f"store {self.name}: {text}")
         if sqlstate in _LOCKED:
             return RowsLocked(f"store {self.name}: {sqlstate} {text}")
-        if sqlstate[:2] in _TRANSIENT_CLASSES:
+        if sqlstate[:2] in _TRANSIENT_CLASSES and sqlstate != _UNWRITABLE:
             return StoreDown(f"store {self.name}: {sqlstate} {text}", answered=True)
-        if sqlstate[:2] in _MAPPING_CLASSES:
+        if sqlstate[:2] in _MAPPING_CLASSES or sqlstate == _UNWRITABLE:
             return MappingRejected(sqlstate, text)
         # Row classes, and whatever else (XX …): a row that is set aside does no harm, while one that is tried for ever
         # would hold up all others.
@@ -431,6 +435,9 @@ class PostgresStore:
             return await connection.fetch(text, *args)
 
         records = await self._with(self._readers, work, _LOAD)
+        column = _changed_column(mapping, records)
+        if column:
+            raise SchemaChanged("42804", f'column "{column}" of {mapping.relation} has another type than before')
         # A record is indexed and cut like a tuple, and its parts are tuples.
         return mapping.rows_by_key(cast(list[Row], records))
 
@@ -621,6 +628,7 @@ class PostgresStore:
         if custom is not None:
             found = await self._write_custom(connection, ops, group)
             rows: dict[RowKey, Row] = {}
+            told: list[tuple[object, ...]] = []
         else:
             args = mapping.write_args([ops[position].key + ops[position].values for position in group])
             text = mapping.write_sql(verb, first.columns, want_rows).text(len(group))
@@ -634,10 +642,13 @@ class PostgresStore:
         if want_rows and verb != DELETE and mapping.reload_after_write:
             self._load_statements += 1
             load_args = mapping.load_args([ops[position].key for position in group])
-            rows = mapping.rows_by_key(map(tuple, await connection.fetch(mapping.load_sql(), *load_args)))
+            told = [tuple(record) for record in await connection.fetch(mapping.load_sql(), *load_args)]
+            rows = mapping.rows_by_key(told)
+        # (The next load will find it out, too, and do something about it: this is committed, or will be.)
+        is_shown = want_rows and verb != DELETE and not _changed_column(mapping, told)
         for position in group:
             key = ops[position].key
-            row = rows.get(key) if want_rows and verb != DELETE else None
+            row = rows.get(key) if is_shown else None
             results[position] = Applied(key in found, row)
 
     async def _write_custom(self, connection: Connection, ops: Sequence[RowOp], group: list[int]) -> set[RowKey]:
@@ -813,6 +824,21 @@ def _is_repeatable(error: BaseException | None) -> bool:
     """Did the server roll back for a reason that is over at the next attempt?"""
     # asyncpg forgets a prepared statement whose result type has changed, and raises inside a transaction.
     return getattr(error, "sqlstate", "") in _REPEATABLE or isinstance(error, asyncpg.InvalidCachedStatementError)
+
+
+def _changed_column(mapping: Mapping, records: Sequence[Any]) -> str:
+    """A column whose values are not of the type that the mapping reads, because it was altered; or nothing.
+
+    Looked at is the first value that is not NULL: a number of another type would be shown as something that it is not.
+    """
+    for place, native, column in mapping.natives:
+        for record in records:
+            value = record[place]
+            if value is not None:
+                if type(value) is not native:
+                    return column
+                break
+    return ""
 
 
 def _first_line(text: str) -> str:

@@ -30,6 +30,7 @@ from persistence.errors import (
     StoreDown,
     StoreError,
     StoreTimeout,
+    TooSlow,
 )
 from persistence.mapping import DELETE, GENERIC_TABLE, REPLACE, Mapping, RowOp
 from persistence.rows import ColumnShape, RelationShape, Row, RowKey
@@ -265,7 +266,7 @@ class SqliteStore:
             return RowRejected(sqlstate, text)
         if code == sqlite3.SQLITE_INTERRUPT:
             late = f"store {self.name}: the statement took too long"
-            return LoadTimeout(late) if loading else StoreDown(late)
+            return LoadTimeout(late) if loading else TooSlow(late)
         if code in _TRANSIENT_CODES:
             return StoreDown(f"store {self.name}: {text}", answered=code in _WRITERS_TROUBLES)
         if code == sqlite3.SQLITE_CONSTRAINT:

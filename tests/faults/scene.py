@@ -29,6 +29,7 @@ from tests.support.node import running_node
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import UP, Link, Proxy
 from tests.support.shop import prefix
+from tests.support.waiting import eventually
 
 # The role that the node connects as: limits and switches of a database do not bind superusers.
 ROLE: Final = "forebay_app"
@@ -212,16 +213,12 @@ class Scene:
 
     async def until(self, condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
         """Wait for a condition, plain or awaitable, while the clients run; fails when one of them does."""
-        deadline = time.monotonic() + timeout_s
-        while True:
+
+        def holds() -> Any:
             self.load.check()
-            held = condition()
-            if asyncio.iscoroutine(held):
-                held = await held
-            if held:
-                return
-            assert time.monotonic() < deadline, "the condition did not come to hold in time"
-            await asyncio.sleep(0.005)
+            return condition()
+
+        await eventually(holds, timeout_s)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import pytest
 
 from persistence.change import DELETE, NEVER, STRING, Change
 from persistence.dead_letters import KEPT, DeadLetter, DeadLetters
-from persistence.due import STATEMENTS
+from persistence.due import FLUSH_BYTES, STATEMENTS
 from persistence.errors import RowRejected, StoreTimeout
 from persistence.mapping import RowOp
 from persistence.prefixes import READ_THROUGH, WRITE_BEHIND, PrefixRule, Template
@@ -263,3 +263,19 @@ async def test_a_queue_that_closes_sends_nothing_of_what_was_announced() -> None
         # What was sent flies on: nobody knows. The rest is back in its line.
         assert sorted(queue.flying) == [key.encode() for key in FIRST]
     assert saved(store) == {}
+
+
+async def test_flush_of_large_values_carries_few_and_one_of_a_value_that_is_larger_than_all_may_be() -> None:
+    many = replace(KV, write_batch=1000, max_dirty=1 << 30)
+    store = shop_store()
+    desk = Desk(store)
+    large = b"x" * (FLUSH_BYTES * 2 // 5)
+    async with Life(store, (many,), FakeDisk(), segment_bytes=64 << 20, quota_bytes=1 << 30) as life:
+        queue = life.engine.queues["main"]
+        for number, value in enumerate((large, large, large, b"small", large * 3, b"small")):
+            assert await life.call("SET", f"kv:{number}", value) == b"OK"
+        queue.hurry()
+        await eventually(lambda: not queue.count())
+        assert (queue.stats().bytes, queue.flying) == (0, {})
+    assert [len(keys) for keys in desk.asked] == [2, 2, 1, 1]
+    assert [key for keys in desk.asked for key in keys] == [f"kv:{number}" for number in range(6)]

@@ -152,7 +152,7 @@ def test_oldest_group_that_is_needed_follows_what_is_settled_and_overwritten() -
     assert ledger.floor(99) == 10
     ledger.settle([("kv:", b"10", 10)])
     assert ledger.floor(99) == 20
-    ledger.record_text("kv:", b"20", b"again", 0, 32, 1)
+    ledger.record_text("kv:", b"20", b"again", 32, 1)
     assert (ledger.floor(99), ledger.unsaved_keys()) == (30, 3)
     ledger.settle([("kv:", b"20", 20), ("kv:", b"twice", 31), ("kv:", b"30", 30)])
     assert (ledger.floor(99), ledger.unsaved_keys(), ledger.needed_from("kv:", b"20")) == (30, 1, 32)

@@ -276,6 +276,20 @@ async def test_pipeline_of_sets_leaves_what_single_ones_leave(odd: str, fsync: s
     assert seen[0] == seen[1]
 
 
+async def test_with_always_a_key_named_twice_in_a_pipeline_is_served_when_its_last_value_is_durable() -> None:
+    async with Life(shop_store(), RULES, FakeDisk()) as life:
+        for key in ("kv:1", "kv:2"):
+            await life.call("SET", key, "old")
+        names = (b"kv:1", b"kv:2", b"kv:1", b"kv:3", b"kv:3", b"kv:1")
+        life.dispatch.run_batch(life.session, [[b"SET", key, b"new"] for key in names], 0, [])
+        entries = [entry_of(life, key) for key in sorted(set(names))]
+        assert [entry.soft_ms for entry in entries] == [0, 0, 0]
+        await life.journal.wait_durable(life.journal.next_seq - 1)
+        for entry in entries:
+            assert entry.lease is not None
+            assert entry.soft_ms == entry.lease.until_ms
+
+
 async def test_pipeline_of_sets_while_its_keys_are_being_saved_is_saved_after_them() -> None:
     store = shop_store()
     gate = asyncio.Event()

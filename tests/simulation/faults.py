@@ -20,8 +20,8 @@ from random import Random
 from typing import Any, Final, TypeVar
 
 from persistence.errors import LoadTimeout, RowRejected, StoreDown, StoreError, StoreTimeout
-from persistence.flusher import QUARANTINE_SLACK_S
 from persistence.mapping import Mapping, RowOp
+from persistence.quarantine import QUARANTINE_SLACK_S
 from persistence.rows import RelationShape, Row, RowKey
 from persistence.stores.base import Applied, Stamp, StoreStats
 from persistence.stores.memory import MemoryStore

@@ -26,11 +26,11 @@ from typing import Any, Final, cast
 
 from persistence.engine import Engine
 from persistence.errors import JournalError
-from persistence.flusher import QUARANTINE_SLACK_S
 from persistence.journal_options import JournalOptions
 from persistence.journal_recovery import open_journal
 from persistence.parked import Parked
 from persistence.prefixes import RuleTable
+from persistence.quarantine import QUARANTINE_SLACK_S
 from persistence.restart import take_up
 from persistence.rows import ColumnShape, RelationShape
 from persistence.stores.memory import MemoryStore

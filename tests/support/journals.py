@@ -33,14 +33,31 @@ class StillClock:
         self.ms += int(seconds * 1000)
 
 
-class HandRunner:
-    """Callbacks and timers wait until they are told to go; a job runs at once, or when told if `held`."""
+class Jobs:
+    """Jobs that wait, as a thread would have them; `held`: until they are told to go."""
 
     def __init__(self) -> None:
         self.held = False
+        self.jobs: list[tuple[Callable[[], None], Callable[[Exception | None], None]]] = []
+
+    def work(self) -> None:
+        """Run the job that waits."""
+        job, done = self.jobs.pop()
+        try:
+            job()
+        except Exception as error:  # noqa: BLE001 - as a thread would carry it over
+            done(error)
+        else:
+            done(None)
+
+
+class HandRunner(Jobs):
+    """Callbacks and timers wait until they are told to go; a job runs at once, or when told if `held`."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.callbacks: list[Callable[[], None]] = []
         self.timers: list[Callable[[], None]] = []
-        self.jobs: list[tuple[Callable[[], None], Callable[[Exception | None], None]]] = []
 
     def soon(self, callback: Callable[[], None]) -> None:
         self.callbacks.append(callback)
@@ -52,16 +69,6 @@ class HandRunner:
         self.jobs.append((job, done))
         if not self.held:
             self.work()
-
-    def work(self) -> None:
-        """Run the job that waits."""
-        job, done = self.jobs.pop()
-        try:
-            job()
-        except Exception as error:  # noqa: BLE001 - as a thread would carry it over
-            done(error)
-        else:
-            done(None)
 
     def turn(self) -> None:
         """One loop tick after another until nothing is ready."""
@@ -78,15 +85,14 @@ class HandRunner:
         self.turn()
 
 
-class LoopRunner:
+class LoopRunner(Jobs):
     """The journal's Runner on the loop that runs; a job takes a while, or until `work` is called if `held`."""
 
     def __init__(self, takes_s: Callable[[], float] = lambda: 0.0) -> None:
+        super().__init__()
         self.takes_s = takes_s
-        self.held = False
         # The process is dead: nothing is called any more.
         self.ended = False
-        self.jobs: list[tuple[Callable[[], None], Callable[[Exception | None], None]]] = []
 
     def soon(self, callback: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_soon(self._unless_ended, callback)
@@ -102,16 +108,6 @@ class LoopRunner:
         self.jobs.append((job, done))
         if not self.held:
             self.later(self.takes_s(), self.work)
-
-    def work(self) -> None:
-        """Run the job that waits."""
-        job, done = self.jobs.pop()
-        try:
-            job()
-        except Exception as error:  # noqa: BLE001 - as a thread would carry it over
-            done(error)
-        else:
-            done(None)
 
 
 def opened(

@@ -88,11 +88,7 @@ class PostgresServer:
                 command,
                 stdout=log,
                 stderr=log,
-                cwd=self.directory,
-                env=_ENVIRONMENT,
-                user=self._uid,
-                group=self._gid,
-                extra_groups=None if self._uid is None else [],
+                **self._as_its_user(),
             )
         self._wait_ready()
 
@@ -172,12 +168,14 @@ class PostgresServer:
             command,
             check=True,
             capture_output=True,
-            cwd=self.directory,
-            env=_ENVIRONMENT,
-            user=self._uid,
-            group=self._gid,
-            extra_groups=None if self._uid is None else [],
+            **self._as_its_user(),
         )
+
+    def _as_its_user(self) -> dict[str, Any]:
+        # For subprocess.
+        groups: list[int] | None = None if self._uid is None else []
+        who = {"user": self._uid, "group": self._gid, "extra_groups": groups}
+        return {"cwd": self.directory, "env": _ENVIRONMENT, **who}
 
     # PostgreSQL looks for its libraries and templates beside its binaries.
     def _binaries(self) -> Path:
