@@ -34,14 +34,14 @@ FREQ_MASK: Final = (1 << FREQ_BITS) - 1
 HIT_CAP: Final = HITS - 16  # room for a history on top
 
 INITIAL: Final = 5  # LFU_INIT_VAL of Redis: a new key is not the first to go
-LOG_FACTOR: Final = 10  # lfu-log-factor's default
 
 
 def log_counter(hits: int, idle_decays: int = 0) -> int:
     """Redis's 8-bit logarithmic access counter after so many hits, as OBJECT FREQ shows it (evict.c, LFULogIncr).
 
-    Redis increments at c with probability 1 / ((c - 5) * 10 + 1), so reaching 5 + n takes 5 n² - 4 n hits on average;
-    this is the inverse of that. `idle_decays` is how many lfu-decay-time periods have passed since the last access.
+    Redis increments at c with probability 1 / ((c - 5) * 10 + 1), 10 being lfu-log-factor's default, so reaching 5 + n
+    takes 5 n² - 4 n hits on average; this is the inverse of that. `idle_decays` is how many lfu-decay-time periods have
+    passed since the last access.
     """
     # n = (4 + sqrt(16 + 20 hits)) / 10, the positive root, rounded down
     steps = (4 + isqrt(16 + 20 * hits)) // 10 if hits > 0 else 0

@@ -26,7 +26,7 @@ from server.keyspace.values.field_names import SMALL
 from server.keyspace.values.list_value import ListValue
 from server.keyspace.values.member_set import MemberSet
 from server.keyspace.values.sorted_set import SortedSet
-from server.keyspace.weights import FIELD_OVERHEAD, ITEM_OVERHEAD, MEMBER_OVERHEAD, SCORED_OVERHEAD
+from server.keyspace.weights import FIELD_OVERHEAD, ITEM_OVERHEAD, MEMBER_OVERHEAD, SCORED_OVERHEAD, TABLE_STEPS
 from server.runs import STEPS
 
 # As in the database: a constant, because compiled code looks an imported function up by its name at each call.
@@ -247,7 +247,7 @@ def _answer_sadd(ctx: Context, argv: list[bytes]) -> bytes | None:
     member = argv[2]
     if not members.add(member):
         return _ZERO
-    home.grew(entry, MEMBER_OVERHEAD + len(member))
+    home.grew(entry, MEMBER_OVERHEAD + len(member) + TABLE_STEPS.get(len(members.members), 0))
     db.mutations += 1
     return _ONE
 

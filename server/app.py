@@ -1,4 +1,4 @@
-"""The running server: Node builds the parts, starts, drains and stops them, and does nothing else."""
+"""The running server: Node builds the parts, starts, reloads, drains and stops them."""
 
 from __future__ import annotations
 
@@ -39,10 +39,12 @@ from server.data_file import DataFile
 from server.diagnostics import Diagnostics
 from server.dispatch import Dispatch
 from server.errors import ConfigError
+from server.fixed_settings import fixed_settings
 from server.info import BUILD, REDIS_VERSION, Info, Section, own_version, platform_fields
 from server.info_sections import InfoSections
 from server.journaling import Journaling
 from server.keyspace.keyspace import Keyspace
+from server.logs import checked_log_level, log_level, set_log_level
 from server.memory_limits import MemoryLimits
 from server.metrics import Metrics
 from server.net import service_manager
@@ -54,6 +56,7 @@ from server.parts import Parts
 from server.progress import TerminalProgress
 from server.script_service import FIXED, ScriptService
 from server.settings import Setting, whole_number
+from server.status_page import StatusPage
 from server.throughput import Throughput
 
 log = logging.getLogger("forebay")
@@ -178,20 +181,7 @@ class Node:
         self.hot_keys = self._make_hot_keys()
         self.warm_up = WarmUp(self.engine, self.hot_keys, self._has_room, TerminalProgress(self.clock))
         self.cache = CachePort(self.engine, self.keyspace, self.clock, self.warm_up, self.followers)
-        self.parts = Parts(
-            self.keyspace,
-            self.engine,
-            self.cache,
-            self.dispatch,
-            self.peers,
-            self.limits,
-            self.journaling,
-            self.audience,
-            self.diagnostics,
-            self.scripting,
-            self.collector,
-            self.throughput,
-        )
+        self.parts = self._make_parts()
         self.info_sections = InfoSections(self.parts)
         # What tells one run of the server from the next (INFO server, as Redis does).
         self.run_id = secrets.token_hex(20)
@@ -216,12 +206,29 @@ class Node:
         self.open_files = OpenFiles(sum(store.pool + 1 for store in config.stores.values()))
         self.http: HttpServer | None = None
         if config.http.bind is not None:
-            self.http = HttpServer(config.http.bind, lambda: self.ready, Metrics(self.parts).collect)
+            metrics, page = Metrics(self.parts), StatusPage(self.parts)
+            self.http = HttpServer(config.http.bind, lambda: self.ready, metrics.collect, page.write)
         self.ready = False
         self.stopping = asyncio.Event()
         self.force = False
         # Kept so that a reload under way is not collected.
         self._reload_task: asyncio.Task[None] | None = None
+
+    def _make_parts(self) -> Parts:
+        return Parts(
+            self.keyspace,
+            self.engine,
+            self.cache,
+            self.dispatch,
+            self.peers,
+            self.limits,
+            self.journaling,
+            self.audience,
+            self.diagnostics,
+            self.scripting,
+            self.collector,
+            self.throughput,
+        )
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -272,7 +279,7 @@ class Node:
         addresses = list(self.listener.addresses)
         if self.http is not None and self.http.address is not None:
             addresses.append("http://{}:{}".format(*self.http.address))
-        log.info("forebay %s, %s, process %d: %s", own_version(), BUILD, os.getpid(), self._summary())
+        log.info("version %s, %s, process %d: %s", own_version(), BUILD, os.getpid(), self._summary())
         log.info("ready %s", " ".join(addresses))
         service_manager.tell(service_manager.READY, f"Serving on {' '.join(addresses)}.")
         warming = [prefix.rule.name for prefix in self.warm_up.wanted()]
@@ -283,7 +290,7 @@ class Node:
         config = self.config
         if self.source is None:
             return "no configuration file, a plain cache"
-        return f"{self.source}; prefix rules: {len(config.rules)}; stores: {', '.join(config.stores) or 'none'}"
+        return f"{self.source}; rules: {len(config.rules)}; stores: {', '.join(config.stores) or 'none'}"
 
     def _limit_clients(self, wanted: int) -> None:
         allowed = self.open_files.clients(wanted)
@@ -453,6 +460,7 @@ class Node:
         return [
             Setting("maxclients", lambda: str(self.listener.max_clients), max_clients, set_max_clients),
             Setting("timeout", lambda: str(int(self.background.idle_timeout_s)), whole_number(0, 1 << 31), set_timeout),
+            Setting("loglevel", log_level, checked_log_level, set_log_level),
             Setting("port", lambda: str(self.listener.port)),
             Setting("bind", lambda: " ".join(server.bind)),
             Setting("unixsocket", lambda: server.unix_socket),
@@ -460,9 +468,7 @@ class Node:
             Setting("protected-mode", lambda: "yes" if server.protected_mode else "no"),
             Setting("tcp-keepalive", lambda: str(int(server.tcp_keepalive_s))),
             Setting("proto-max-bulk-len", lambda: str(self.peers.limits.max_bulk)),
-            # No snapshots and no append-only file: what clients that ask (redis-benchmark) expect to read then.
-            Setting("save", lambda: ""),
-            Setting("appendonly", lambda: "no"),
+            *fixed_settings(),
             *self.limits.settings(),
             *self.access.settings(),
             *self.audience.settings(),

@@ -116,9 +116,9 @@ class Dispatch:
         # A batch that runs now has the table of before.
         self._rerouted = False
         self.blocking = Blocking(clock, self)
-        # What waits without a task: reads that wait for nothing but rows, and SET and DEL under a write-through rule.
+        # What waits without a task: reads that wait for nothing but rows, and what is written through to one row.
         self._misses = Misses(engine, keyspace, self.blocking, self)
-        self._sets = ThroughSets(engine, keyspace, self.blocking, COMMANDS["set"])
+        self._sets = ThroughSets(engine, keyspace, self.blocking, COMMANDS["set"], self)
         self.pause = Pause(clock, self._pause_changed)
         self.tracking = Tracking()
         # Clients that are sent every command.
@@ -368,6 +368,15 @@ class Dispatch:
         """Run a read from its beginning: its reply, or `session.waiting` is set."""
         return self._look_again(session, spec, argv, spec.handler(session, argv), False)
 
+    def write_again(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
+        """The same of a write. (ThroughSets asks for it.)"""
+        try:
+            return self._write(session, spec, argv, False)
+        except CommandError as error:
+            return error.reply
+        except Exception as bug:
+            return self.fail(spec, argv, bug)
+
     def hold(self, session: Session, keys: Iterable[bytes]) -> None:
         """With `fsync = "always"` nobody may be told what is not durable yet, because a crash would undo it."""
         undurable = self.engine.undurable
@@ -399,11 +408,6 @@ class Dispatch:
         journal = self.journal
         if journal is not None and journal.durable_seq < journal.next_seq - 1:
             session.hold_seq = journal.next_seq - 1
-
-    def when_durable(self, seq: int, told: Callable[[Exception | None], None]) -> None:
-        """Tell when replies that `session.hold_seq` holds back may leave, or the error for which they never will."""
-        assert self.journal is not None
-        self.journal.when_durable(seq, told)
 
     def _write(self, session: Session, spec: CommandSpec, argv: list[bytes], is_normal: bool) -> object:
         # A write in the managed database. In a normal session it may be parked.

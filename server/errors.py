@@ -40,7 +40,6 @@ STRING_TOO_LONG: Final = Error("ERR string exceeds maximum allowed size (proto-m
 HASH_NOT_INTEGER: Final = Error("ERR hash value is not an integer")
 HASH_NOT_FLOAT: Final = Error("ERR hash value is not a float")
 INDEX_OUT_OF_RANGE: Final = Error("ERR DB index is out of range")
-INVALID_DB_INDEX: Final = Error("ERR invalid DB index")
 SAME_OBJECT: Final = Error("ERR source and destination objects are the same")
 NO_AUTH: Final = Error("NOAUTH Authentication required.")
 WRONG_PASS: Final = Error("WRONGPASS invalid username-password pair or user is disabled.")
@@ -82,24 +81,24 @@ def wrong_arity(name: str) -> Error:
 
 def unknown_command(argv: list[bytes]) -> Error:
     """The reply to an unknown command, quoting its first arguments as Redis does (at most 128 characters of each)."""
-    name = argv[0][:128].decode("utf-8", "replace")
+    name = argv[0][:128].decode("utf-8", "surrogateescape")
     quoted = ""
     for argument in argv[1:]:
         if len(quoted) >= 128:
             break
-        quoted += "'" + argument[: 128 - len(quoted)].decode("utf-8", "replace") + "' "
+        quoted += "'" + argument[: 128 - len(quoted)].decode("utf-8", "surrogateescape") + "' "
     return Error(f"ERR unknown command '{name}', with args beginning with: {quoted}")
 
 
 def unknown_subcommand(command: str, subcommand: bytes) -> Error:
     """The reply to an unknown subcommand of a container command."""
-    name = subcommand[:128].decode("utf-8", "replace")
+    name = subcommand[:128].decode("utf-8", "surrogateescape")
     return Error(f"ERR unknown subcommand '{name}'. Try {command.upper()} HELP.")
 
 
 def wrong_words(argv: list[bytes]) -> Error:
     """The reply to a subcommand that cannot go on as it does; `argv` begins with the container command."""
-    command, name = argv[0].decode("utf-8", "replace"), argv[1][:128].decode("utf-8", "replace")
+    command, name = argv[0].decode("utf-8", "surrogateescape"), argv[1][:128].decode("utf-8", "surrogateescape")
     return Error(f"ERR unknown subcommand or wrong number of arguments for '{name}'. Try {command.upper()} HELP.")
 
 

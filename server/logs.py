@@ -19,6 +19,15 @@ from typing import Final, TextIO
 LEVELS: Final = ("debug", "info", "warning", "error")
 FORMATS: Final = ("text", "json")
 
+# Redis's names (CONFIG SET loglevel), and ours.
+_LEVEL_OF: Final = {"verbose": "info", "notice": "info", **{level: level for level in LEVELS}}
+_REDIS_NAME: Final = {
+    logging.DEBUG: "debug",
+    logging.INFO: "notice",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+}
+
 # C0, DEL, C1, and the separators that some readers take for a line's end.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 # What logging itself puts on a record; everything else came as `extra`.
@@ -72,6 +81,25 @@ def set_up_logging(level: str, log_format: str, stream: TextIO | None = None) ->
     root.setLevel(level.upper())
     # A warning of Python or of a library is an event as well, not a loose pair of lines.
     logging.captureWarnings(True)
+
+
+def log_level() -> str:
+    """The level in force, by Redis's name where there is one."""
+    level = logging.getLogger().level
+    return _REDIS_NAME.get(level, logging.getLevelName(level).lower())
+
+
+def checked_log_level(name: str) -> str:
+    """A level by Redis's name or ours; ValueError for another word."""
+    level = _LEVEL_OF.get(name.lower())
+    if level is None:
+        raise ValueError(f"argument(s) must be one of the following: {', '.join(_LEVEL_OF)}")
+    return level
+
+
+def set_log_level(level: object) -> None:
+    """Put a checked level in force."""
+    logging.getLogger().setLevel(str(level).upper())
 
 
 def _time(record: logging.LogRecord) -> str:

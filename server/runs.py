@@ -36,7 +36,14 @@ from server.keyspace.values.field_names import SMALL
 from server.keyspace.values.list_value import ListValue
 from server.keyspace.values.member_set import MemberSet, member_set_of
 from server.keyspace.values.sorted_set import SortedSet
-from server.keyspace.weights import FIELD_OVERHEAD, ITEM_OVERHEAD, MEMBER_OVERHEAD, SCORED_OVERHEAD, STRING_OVERHEAD
+from server.keyspace.weights import (
+    FIELD_OVERHEAD,
+    ITEM_OVERHEAD,
+    MEMBER_OVERHEAD,
+    SCORED_OVERHEAD,
+    STRING_OVERHEAD,
+    TABLE_STEPS,
+)
 
 # Runs commands[begin:end] as far as they are alike and plain, appends their encoded replies to the list, and returns
 # the position of the first command that it has not run.
@@ -472,7 +479,7 @@ def _sadds(ctx: Context, commands: list[list[bytes]], begin: int, end: int, out:
         else:
             again += 1
         if members.add(member):
-            grown += MEMBER_OVERHEAD + len(member)
+            grown += MEMBER_OVERHEAD + len(member) + TABLE_STEPS.get(len(members.members), 0)
             out.append(_ONE)
             added += 1
         else:

@@ -1,4 +1,5 @@
-"""ThroughSets: SET, plain or with a lifetime, SETEX, DEL of one key and INCR under write-through wait without a task.
+"""ThroughSets: SET, plain or with a lifetime, SETEX, DEL of one key, INCR and HSET under write-through wait without a
+task.
 
 What becomes of the row and of memory is in persistence/short_through.py.
 """
@@ -6,14 +7,14 @@ What becomes of the row and of memory is in persistence/short_through.py.
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import Final, Protocol
 
 from persistence.change import NEVER
 from persistence.engine import Engine
 from persistence.group_commit import RowWrite
 from persistence.managed import ManagedPrefix
 from persistence.mapping import RowOp
-from persistence.short_through import ShortThrough, ThroughWrite
+from persistence.short_through import FieldsWrite, HeldHash, ShortThrough, ThroughWrite
 from protocol.replies import OK
 from server.blocking import Blocking
 from server.commands.args import (
@@ -41,6 +42,13 @@ _SIGNS: Final = {"incrby": 1, "decrby": -1}
 _UNITS: Final = {"setex": SECONDS, "psetex": MILLISECONDS}
 
 
+class Runner(Protocol):
+    """Dispatch, as it is needed here."""
+
+    def write_again(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
+        """Run a write from its beginning, by the long road: its reply, or `session.waiting` is set."""
+
+
 class ThroughSet(ThroughWrite):
     """One of them."""
 
@@ -59,7 +67,7 @@ class ThroughSet(ThroughWrite):
         self.prefix = prefix
         self.value = value
         self.deadline_ms = deadline_ms
-        self.is_sum = False
+        self.is_based = False
         self._spec = spec
 
     def answer(self) -> object:
@@ -100,7 +108,7 @@ class ThroughSum(ThroughWrite):
         sum_: int,
     ) -> None:
         super().__init__(key, prefix, accepted[0], accepted[1], deadline_ms)
-        self.is_sum = True
+        self.is_based = True
         self._spec = spec
         self._sum = sum_
 
@@ -111,16 +119,48 @@ class ThroughSum(ThroughWrite):
         return reply_of(self.error)
 
 
+class ThroughFields(FieldsWrite):
+    """HSET or HINCRBY of a row that memory has: the reply is how many fields are new, or the sum."""
+
+    __slots__ = ("_argv", "_reply", "_runner", "_session", "_spec")
+
+    def __init__(
+        self,
+        runner: Runner,
+        command: tuple[Session, CommandSpec, list[bytes]],
+        prefix: ManagedPrefix,
+        accepted: tuple[RowOp, object],
+        held: HeldHash,
+        reply: int,
+    ) -> None:
+        self._session, self._spec, self._argv = command
+        super().__init__(self._argv[1], prefix, accepted, held, self._spec.name.encode())
+        self._runner = runner
+        self._reply = reply
+
+    def answer(self) -> object:
+        if self.error is None:
+            return self._reply
+        if self.has_vanished():
+            # The session waits on, while the command runs again on the truth.
+            return self._runner.write_again(self._session, self._spec, self._argv)
+        self._spec.failed += 1
+        return reply_of(self.error)
+
+
 class ThroughSets:
     """Those of one dispatch."""
 
-    __slots__ = ("_blocking", "_keyspace", "_set", "_short", "is_open")
+    __slots__ = ("_blocking", "_keyspace", "_runner", "_set", "_short", "is_open")
 
-    def __init__(self, engine: Engine, keyspace: Keyspace, blocking: Blocking, spec: CommandSpec) -> None:
+    def __init__(
+        self, engine: Engine, keyspace: Keyspace, blocking: Blocking, spec: CommandSpec, runner: Runner
+    ) -> None:
         self._short = ShortThrough(engine, self)
         self._keyspace = keyspace
         self._blocking = blocking
         self._set = spec
+        self._runner = runner
         # May commands come this way? They run no handler.
         self.is_open = True
 
@@ -138,9 +178,12 @@ class ThroughSets:
         if words == 5 and spec is self._set:
             unit = LIFETIMES.get(argv[3], NO_LIFETIME)
             return self._run_for(session, spec, argv[1], argv[2], unit, argv[4]) if unit != NO_LIFETIME else None
-        if words == 4 and spec.name in _UNITS:
-            return self._run_for(session, spec, argv[1], argv[3], _UNITS[spec.name], argv[2])
-        return None
+        if words == 4:
+            if spec.name in _UNITS:
+                return self._run_for(session, spec, argv[1], argv[3], _UNITS[spec.name], argv[2])
+            if spec.name == "hincrby":
+                return self._add_to_field(session, spec, argv)
+        return self._set_fields(session, spec, argv) if spec.name == "hset" and not words & 1 else None
 
     def _run_for(
         self, session: Session, spec: CommandSpec, key: bytes, value: bytes, unit: int, amount: bytes
@@ -201,6 +244,51 @@ class ThroughSets:
             return reply_of(error)
         if accepted is not None:
             write = ThroughSum(spec, key, prefix, accepted, deadline_ms, new)
+            session.waiting = write
+            short.send(write)
+        return None
+
+    def _set_fields(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
+        found = self._short.held_hash(argv[1])
+        if found is None:
+            return None
+        prefix, held = found
+        given = dict(zip(argv[2::2], argv[3::2], strict=True))
+        fields = {**held.fields, **given}
+        added = len(fields) - len(held.fields)
+        return self._send_fields((session, spec, argv), prefix, held, fields, set(given), added)
+
+    def _add_to_field(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> object:
+        # (As in `_add`.)
+        found = self._short.held_hash(argv[1])
+        added = parse_integer(argv[3])
+        if found is None or added is None:
+            return None
+        prefix, held = found
+        old = parse_integer(held.fields.get(argv[2], b"0"))
+        if old is None or not INT64_MIN <= old + added <= INT64_MAX:
+            return None
+        fields = {**held.fields, argv[2]: integer_text(old + added)}
+        return self._send_fields((session, spec, argv), prefix, held, fields, {argv[2]}, old + added)
+
+    def _send_fields(
+        self,
+        command: tuple[Session, CommandSpec, list[bytes]],
+        prefix: ManagedPrefix,
+        held: HeldHash,
+        fields: dict[bytes, bytes],
+        members: set[bytes],
+        reply: int,
+    ) -> object:
+        # The hash is to have these fields.
+        short = self._short
+        session, _, argv = command
+        try:
+            accepted = short.accept_fields(argv[1], prefix, fields, members)
+        except EXPECTED as error:
+            return reply_of(error)
+        if accepted is not None:
+            write = ThroughFields(self._runner, command, prefix, accepted, held, reply)
             session.waiting = write
             short.send(write)
         return None

@@ -39,6 +39,8 @@ DOCUMENTS: Final = (
     "docs/performance.md",
     "docs/strategies.md",
 )
+# One is generated; the other is written while things are measured.
+UNWRAPPED: Final = {"docs/commands.md", "docs/performance.md"}
 
 _FENCED: Final = re.compile(r"^```([a-z]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK: Final = re.compile(r"(?<!!)\[[^\]\n]+\]\(([^)\s]+)\)")
@@ -105,6 +107,13 @@ def is_made_up(name: str, path: str) -> bool:
     """Files of the reader's own, and of the bench's output."""
     of_benches = name in ("bench/README.md", "docs/performance.md")
     return path in ("forebay.toml",) or (of_benches and path.startswith("bench/results"))
+
+
+@pytest.mark.parametrize("name", sorted(set(DOCUMENTS) - UNWRAPPED))
+def test_lines_are_wrapped_at_120(name: str) -> None:
+    lines = text(name).splitlines()
+    # (A row of a table cannot be wrapped.)
+    assert [f"{name}:{at}" for at, line in enumerate(lines, 1) if len(line) > 120 and not line.startswith("|")] == []
 
 
 def test_documents_speak_of_the_product_alone() -> None:

@@ -411,7 +411,7 @@ def cache_dlq_get(ctx: Context, argv: list[bytes]) -> object:
     flags=ADMIN | LOADING | STALE,
     group="cache",
     since="0.1.0",
-    summary="Queues dead letters to be saved again; returns how many. Those whose key has newer unsaved changes stay.",
+    summary="Queues dead letters to be saved again; returns how many. Those whose key has newer changes stay.",
     complexity="O(N) where N is the number of dead letters",
     syntax="<id | ALL>",
 )

@@ -197,7 +197,7 @@ class Cache(Protocol):
         """One of them, with the change that was refused."""
 
     def retry_letters(self, ids: list[int]) -> int:
-        """Queue these changes to be saved again; how many. Those whose key has newer unsaved changes stay."""
+        """Queue these changes to be saved again; how many. Those whose key has newer changes stay."""
 
     def drop_letters(self, ids: list[int]) -> int:
         """Forget these for good; how many."""

@@ -17,12 +17,12 @@ from server.keyspace.values.sorted_set import SortedSet
 
 # Redis's limits between encodings, its default settings: strings in one allocation, small values in one listpack.
 _EMBSTR_LENGTH: Final = 44
-_LISTPACK_VALUE: Final = 64
-_HASH_LISTPACK_ENTRIES: Final = 512
-_LIST_LISTPACK_BYTES: Final = 8192
-_INTSET_ENTRIES: Final = 512
-_SET_LISTPACK_ENTRIES: Final = 128
-_SORTED_SET_LISTPACK_ENTRIES: Final = 128
+LISTPACK_VALUE: Final = 64
+HASH_LISTPACK_ENTRIES: Final = 512
+LIST_LISTPACK_BYTES: Final = 8192
+INTSET_ENTRIES: Final = 512
+SET_LISTPACK_ENTRIES: Final = 128
+SORTED_SET_LISTPACK_ENTRIES: Final = 128
 
 
 def encoding_of(kind: int, value: object) -> bytes:
@@ -32,31 +32,31 @@ def encoding_of(kind: int, value: object) -> bytes:
             return b"int"
         return b"embstr" if len(value) <= _EMBSTR_LENGTH else b"raw"
     if kind == HASH and isinstance(value, dict):
-        compact = len(value) <= _HASH_LISTPACK_ENTRIES and _are_short(value) and _are_short(value.values())
+        compact = len(value) <= HASH_LISTPACK_ENTRIES and _are_short(value) and _are_short(value.values())
         if not compact:
             return b"hashtable"
         # Fields with lifetimes are kept in order of time.
         return b"listpackex" if isinstance(value, ExpiringHash) else b"listpack"
     if kind == LIST and isinstance(value, ListValue):
         # An element has two bytes beside its own at least.
-        short = 2 * len(value) <= _LIST_LISTPACK_BYTES
-        compact = short and sum(map(len, value)) + 2 * len(value) <= _LIST_LISTPACK_BYTES
+        short = 2 * len(value) <= LIST_LISTPACK_BYTES
+        compact = short and sum(map(len, value)) + 2 * len(value) <= LIST_LISTPACK_BYTES
         return b"listpack" if compact else b"quicklist"
     if kind == STREAM:
         return b"stream"
     if kind == SET and isinstance(value, MemberSet):
         return _encoding_of_set(value)
     if kind == ZSET and isinstance(value, SortedSet):
-        compact = len(value) <= _SORTED_SET_LISTPACK_ENTRIES and _are_short(value)
+        compact = len(value) <= SORTED_SET_LISTPACK_ENTRIES and _are_short(value)
         return b"listpack" if compact else b"skiplist"
     raise NotImplementedError(f"the encoding of a {KIND_NAMES[kind]}")
 
 
 def _encoding_of_set(value: MemberSet) -> bytes:
-    if len(value) <= _INTSET_ENTRIES and all(parse_integer(member) is not None for member in value):
+    if len(value) <= INTSET_ENTRIES and all(parse_integer(member) is not None for member in value):
         return b"intset"
-    return b"listpack" if len(value) <= _SET_LISTPACK_ENTRIES and _are_short(value) else b"hashtable"
+    return b"listpack" if len(value) <= SET_LISTPACK_ENTRIES and _are_short(value) else b"hashtable"
 
 
 def _are_short(items: Iterable[bytes]) -> bool:
-    return max(map(len, items), default=0) <= _LISTPACK_VALUE
+    return max(map(len, items), default=0) <= LISTPACK_VALUE

@@ -20,7 +20,7 @@ from server.keyspace.database import Database
 from server.keyspace.entry import Entry
 from server.keyspace.excerpt import AT_ONCE, Members
 from server.keyspace.values.member_set import MemberSet, member_set_of
-from server.keyspace.weights import MEMBER_OVERHEAD, member_weight
+from server.keyspace.weights import MEMBER_OVERHEAD, TABLE_STEPS, member_weight, table_weight
 
 _TOO_MANY_KEYS: Final = Error("ERR Number of keys can't be greater than number of args")
 
@@ -62,7 +62,7 @@ def sadd(ctx: Context, argv: list[bytes]) -> object:
         member = argv[2]
         if not value.add(member):
             return 0
-        db.edited(entry, b"sadd", [member], MEMBER_OVERHEAD + len(member))
+        db.edited(entry, b"sadd", [member], member_weight(member) + TABLE_STEPS.get(len(value.members), 0))
         return 1
     return _add(db, entry, argv[2:])
 
@@ -70,13 +70,13 @@ def sadd(ctx: Context, argv: list[bytes]) -> object:
 def _add(db: Database, entry: Entry, members: list[bytes]) -> int:
     value = set_of(entry)
     fresh: list[bytes] = []
-    delta = 0
+    delta = -table_weight(len(value.members))
     for member in members:
         if value.add(member):
             fresh.append(member)
             delta += member_weight(member)
     if fresh:
-        db.edited(entry, b"sadd", fresh, delta)
+        db.edited(entry, b"sadd", fresh, delta + table_weight(len(value.members)))
     return len(fresh)
 
 
@@ -107,8 +107,10 @@ def _removed(db: Database, entry: Entry, gone: list[bytes], event: bytes) -> Non
     # These members were taken out of the value of an entry from `edit`; without the last one the key goes too.
     if not gone:
         return
-    db.edited(entry, event, gone, -MEMBER_OVERHEAD * len(gone) - sum(map(len, gone)))
-    if not set_of(entry):
+    left = len(set_of(entry).members)
+    table = table_weight(left) - table_weight(left + len(gone))
+    db.edited(entry, event, gone, table - MEMBER_OVERHEAD * len(gone) - sum(map(len, gone)))
+    if not left:
         db.remove(entry.key, b"del")
 
 
@@ -171,7 +173,7 @@ def spop(ctx: Context, argv: list[bytes]) -> object:
     size = len(value.members)
     if single and size > 1:
         member = value.pop(ctx.server.random.random)
-        db.edited(entry, b"spop", [member], -MEMBER_OVERHEAD - len(member))
+        db.edited(entry, b"spop", [member], -member_weight(member) - TABLE_STEPS.get(size, 0))
         return member
     if count >= size:
         taken = list(value)

@@ -400,6 +400,16 @@ class Database:
             self._tell(key, b"set")
         return entry
 
+    def rewrite_all(
+        self, keys: list[bytes], texts: list[bytes], prefix: object, is_generic: bool, seq: int
+    ) -> list[Entry | None]:
+        """`rewrite` of many, by changes of which the first has that sequence."""
+        entries: list[Entry | None] = []
+        for key, text in zip(keys, texts):  # noqa: B905 - of one length; compiled, `strict` makes tuples
+            entries.append(self.rewrite(key, text, prefix, is_generic, seq))
+            seq += 1
+        return entries
+
     def _enter(
         self, key: bytes, table: int, kind: int, value: object, deadline_ms: int, soft_ms: int, lease: Lease | None
     ) -> Entry:

@@ -1,15 +1,16 @@
 """What things weigh: estimated bytes of process memory, kept current by deltas and never by walking a value.
 
 The constants are CPython's object sizes on 64-bit builds, rounded up to the allocator's 16-byte steps and with
-dictionaries and sets at their average fill. They are estimates: a table that has just doubled is half empty, a small
+dictionaries at their average fill. They are estimates: a dictionary that has just doubled is half empty, a small
 container has a little for nothing, and a weight must be a sum over members to be kept by deltas. So they are chosen to
-be within a tenth of what the process grows by where sizes are mixed; `bench/memory.py` shows it. Of keys that all have
-the same number of members it may be more: dictionaries double, between 0.9 and 1.1 (for a sorted set of one member
-0.75), and sets quadruple until they have fifty thousand members, between 0.7 and 1.2.
+be within a tenth of what the process grows by; `bench/memory.py` shows it. (A sorted set of one member is told to
+five sixths.) Sets quadruple, so that no sum over members could say what they take: theirs has steps.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from itertools import accumulate
 from types import FunctionType
 from typing import Final
 
@@ -26,14 +27,14 @@ _NUMBER: Final[int] = 32 if isinstance(key_weight, FunctionType) else 0
 BYTES_OVERHEAD: Final = 40
 # Entry with its collector header, plus its share of a dictionary at average fill, plus the allocator's own.
 ENTRY_OVERHEAD: Final = 126
-# A life of its own, which every entry has that holds anything but a plain string.
-LIFE_OVERHEAD: Final = 64
+# A life of its own with its weight, which every entry has that holds anything but a plain string.
+LIFE_OVERHEAD: Final[int] = 64 + _NUMBER
 # Everything of a string key but its key's and value's own bytes.
 STRING_OVERHEAD: Final = ENTRY_OVERHEAD + 2 * BYTES_OVERHEAD
 # What a time to live adds to a key: a life, its deadline and its second. Beside it, in the wheel, its record; and a
 # second in which something runs out, with its list, its places in dictionary and heap, and its number. (These are many
 # where few keys are spread over many seconds.)
-TIMED_OVERHEAD: Final[int] = LIFE_OVERHEAD + 16 + 2 * _NUMBER
+TIMED_OVERHEAD: Final[int] = LIFE_OVERHEAD + 16 + _NUMBER
 RECORD_OVERHEAD: Final = 9
 SECOND_OVERHEAD: Final = 230
 # What being the copy of a row adds to a key with a time to live, as nearly all have: a somewhat larger life, and its
@@ -44,25 +45,25 @@ LONE_OVERHEAD: Final[int] = 3 * _NUMBER
 # knows of it, and the sequences in all of them. (A plain SET takes less than any other change.)
 UNSAVED_OVERHEAD: Final[int] = 392 - _NUMBER - LONE_OVERHEAD
 # An empty dict; and a field's share of it at average fill.
-DICT_OVERHEAD: Final = LIFE_OVERHEAD + 140
-FIELD_OVERHEAD: Final = 48 + 2 * BYTES_OVERHEAD
+DICT_OVERHEAD: Final[int] = LIFE_OVERHEAD + 117
+FIELD_OVERHEAD: Final = 43 + 2 * BYTES_OVERHEAD
 # What a field's own deadline adds: a place in a dictionary, an integer, a pair in a heap.
 DEADLINE_OVERHEAD: Final = 48 + 32 + 64
-# An empty MemberSet with its set; and a member's share of it at average fill, with its place in the index.
-SET_OVERHEAD: Final = LIFE_OVERHEAD + 240
-MEMBER_OVERHEAD: Final = 56 + BYTES_OVERHEAD
+# A MemberSet with its set; and a member beside its place in the set's table, for which see `table_weight`.
+SET_OVERHEAD: Final[int] = LIFE_OVERHEAD + 272
+MEMBER_OVERHEAD: Final = 6 + BYTES_OVERHEAD
 # An empty ListValue with its two lists; and an element's share of them at average fill.
-LIST_OVERHEAD: Final = LIFE_OVERHEAD + 306
-ITEM_OVERHEAD: Final = 12 + BYTES_OVERHEAD
+LIST_OVERHEAD: Final[int] = LIFE_OVERHEAD + 224
+ITEM_OVERHEAD: Final = 15 + BYTES_OVERHEAD
 # An empty SortedSet with its dictionary and order; and a member's share of them, with its score and two places.
-SORTED_SET_OVERHEAD: Final = LIFE_OVERHEAD + 88
-SCORED_OVERHEAD: Final = 40 + 32 + 20 + BYTES_OVERHEAD
+SORTED_SET_OVERHEAD: Final[int] = LIFE_OVERHEAD + 120
+SCORED_OVERHEAD: Final = 40 + 32 + 15 + BYTES_OVERHEAD
 
 # A word of a stream's entry; an entry beside its words, with its id; an empty Stream; and what a group and its members
 # cost. What is pending stands in two places.
 WORD_OVERHEAD: Final = 16 + BYTES_OVERHEAD
 STREAM_ENTRY_OVERHEAD: Final = 48 + 56 + 28
-STREAM_OVERHEAD: Final = LIFE_OVERHEAD + 860
+STREAM_OVERHEAD: Final[int] = LIFE_OVERHEAD + 860
 GROUP_OVERHEAD: Final = 760
 CONSUMER_OVERHEAD: Final = 560
 PENDING_WEIGHT: Final = 56 + 48 + 48
@@ -85,8 +86,35 @@ def field_weight(field: bytes, value: bytes) -> int:
 
 
 def member_weight(member: bytes) -> int:
-    """Bytes that one member of a set costs."""
+    """Bytes that one member of a set costs, beside its place in the set's table."""
     return MEMBER_OVERHEAD + len(member)
+
+
+def _table_steps() -> dict[int, int]:
+    # CPython's rule: three fifths of the places are taken, so there are four times as many as members from then on,
+    # or twice as many if those are more than 50,000. Eight places, of 16 bytes, lie in the set itself.
+    steps: dict[int, int] = {}
+    slots = 8
+    before = 0
+    while slots < 1 << 36:
+        members = -(-3 * (slots - 1) // 5)
+        while slots <= members * (2 if members > 50_000 else 4):
+            slots *= 2
+        steps[members] = 16 * slots - before
+        before = 16 * slots
+    return steps
+
+
+# By the number of members with which a set's table grows: by how many bytes. (It does not shrink when members go; that
+# it is told so is as wrong as it was right that it grew.)
+TABLE_STEPS: Final = _table_steps()
+_GROWTHS: Final = list(TABLE_STEPS)
+_TABLES: Final = [0, *accumulate(TABLE_STEPS.values())]
+
+
+def table_weight(members: int) -> int:
+    """Bytes of the table of a set with so many members. O(1)."""
+    return _TABLES[bisect_right(_GROWTHS, members)]
 
 
 def scored_weight(member: bytes) -> int:

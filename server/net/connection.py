@@ -52,6 +52,8 @@ _PORTION_LIMITED: Final = 32
 _TURN_S: Final = 0.001
 # No commands left over; shared and never changed.
 _NOTHING: Final[list[list[bytes]]] = []
+# No replies held back; likewise.
+_NONE_HELD: Final[list[bytes]] = []
 # Longer replies up to this many bytes are copied into one write with their neighbours: cheaper than a vector of writes.
 _COPIED: Final = 64 << 10
 # Bytes that a client may send ahead while its command waits.
@@ -177,7 +179,7 @@ class Connection(asyncio.Protocol):
         # A command waits for a store, or its replies for the journal; the task that sees to the former is kept alive.
         self._waits = False
         self._task: asyncio.Task[None] | None = None
-        self._held: list[bytes] = []
+        self._held: list[bytes] = _NONE_HELD
         self._held_bytes = 0
         self._soft_since_ms = 0
         self.closing = False
@@ -307,11 +309,13 @@ class Connection(asyncio.Protocol):
         self._held = out
         self._held_bytes = long_bytes
         seq, self.session.hold_seq = self.session.hold_seq, 0
-        self._dispatch.when_durable(seq, self._release)
+        journal = self._dispatch.journal
+        assert journal is not None
+        journal.when_durable(seq, self._release)
 
     def _release(self, error: Exception | None) -> None:
         # What is held may leave, or never will: then the client must not take silence, or an error, for an outcome.
-        out, self._held = self._held, []
+        out, self._held = self._held, _NONE_HELD
         self._waits = False
         session = self.session
         if self.closing:
@@ -336,7 +340,14 @@ class Connection(asyncio.Protocol):
             self.close_when_written()
         elif self._write_blocked:
             return
-        elif self._position >= len(self._commands) and self.parser.drained and self._may_rest():
+        elif (
+            self._position >= len(self._commands)
+            and self.parser.drained
+            and self._trusted
+            and self.session.authenticated
+            and not (self._eof or self._paused or self.closing or self.peers.draining)
+        ):
+            # Nothing but the next read is to be waited for.
             self._commands = _NOTHING
             self._position = 0
             self._idle = True
@@ -480,11 +491,6 @@ class Connection(asyncio.Protocol):
         if out:
             self._write(out, size)
         return False
-
-    def _may_rest(self) -> bool:
-        # Nothing but the next read is to be waited for.
-        trusted = self._trusted and self.session.authenticated
-        return trusted and not (self._eof or self._paused or self.closing or self.peers.draining)
 
     def _write(self, out: list[bytes], long_bytes: int) -> None:
         # Small batches leave as one piece; large values are handed over as they are, without another copy.

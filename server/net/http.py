@@ -1,4 +1,4 @@
-"""HTTP for those who watch: /health, /ready, /metrics, and a page that links them. Off unless [http] bind is set.
+"""HTTP for those who watch: /health, /ready, /metrics, and a page for browsers. Off unless [http] bind is set.
 
 It shares the event loop with the clients, so every answer is small, comes from memory and waits for nothing.
 """
@@ -18,25 +18,14 @@ from server.net.addresses import cannot_listen
 
 _log = logging.getLogger(__name__)
 
-_PAGE: Final = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>Forebay</title>
-<h1>Forebay</h1>
-<ul>
-<li><a href="health">health</a>: 200 while the process serves
-<li><a href="ready">ready</a>: 200 while it takes clients, 503 before and while it drains
-<li><a href="metrics">metrics</a>: counters for Prometheus
-</ul>
-</html>
-"""
-# The page has no scripts, styles or frames, and says so; nothing here may be cached, it is all "now".
+# Nothing may be cached, it is all "now".
 _HEADERS: Final = {
     "Server": "forebay",
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
+# What all but the page tells the browser to load and run: nothing.
+_STRICTEST: Final = "default-src 'none'; frame-ancestors 'none'"
 # Requests carry no body. A peer that is still busy at shutdown is cut off after this many seconds.
 _MAX_BODY: Final = 1024
 _SHUTDOWN_S: Final = 1.0
@@ -53,13 +42,21 @@ class _Metrics(Collector):
 
 
 class HttpServer:
-    """The HTTP port. `bind` is (host, port), port 0 any free one; `is_ready` and `collect` are asked per request."""
+    """The HTTP port. `bind` is (host, port), port 0 any free one; the others are asked per request.
+
+    `page` gives the page for browsers and its Content-Security-Policy.
+    """
 
     def __init__(
-        self, bind: tuple[str, int], is_ready: Callable[[], bool], collect: Callable[[], Iterable[Metric]]
+        self,
+        bind: tuple[str, int],
+        is_ready: Callable[[], bool],
+        collect: Callable[[], Iterable[Metric]],
+        page: Callable[[], tuple[str, str]],
     ) -> None:
         self._bind = bind
         self._is_ready = is_ready
+        self._write_page = page
         # A registry of our own: the global one carries the process metrics of whoever imported the library. It must not
         # describe (that is, collect) at registration, when there may be nothing to collect yet.
         self._registry = CollectorRegistry(auto_describe=False)
@@ -99,9 +96,11 @@ class HttpServer:
 
     async def _add_headers(self, _request: web.Request, response: web.StreamResponse) -> None:
         response.headers.update(_HEADERS)
+        response.headers.setdefault("Content-Security-Policy", _STRICTEST)
 
     async def _page(self, _request: web.Request) -> web.Response:
-        return web.Response(text=_PAGE, content_type="text/html")
+        text, policy = self._write_page()
+        return web.Response(text=text, content_type="text/html", headers={"Content-Security-Policy": policy})
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response(text="ok\n")

@@ -1,4 +1,4 @@
-"""Published clients and frameworks, used as their users use them: every module has a Forebay process of its own.
+"""Published clients and frameworks, used as their users use them, one after the other on one Forebay process.
 
 What is missing on a machine (a package, Node.js, the registry) skips the tests that need it, with the reason.
 """
@@ -13,9 +13,9 @@ import redis
 from tests.support.forebay import ForebayProcess
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[ForebayProcess]:
-    """The module's Forebay."""
+    """The Forebay of all modules: what they leave behind is keys, which `port` takes away."""
     with ForebayProcess() as running:
         yield running
 

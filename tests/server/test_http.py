@@ -35,6 +35,9 @@ class Server:
     def is_ready(self) -> bool:
         return self.ready
 
+    def page(self) -> tuple[str, str]:
+        return "<!doctype html><title>x</title>", "default-src 'none'; style-src 'sha256-x'"
+
     def collect(self) -> Iterator[Metric]:
         self.collections += 1
         if self.broken:
@@ -47,7 +50,7 @@ class Server:
 
 @asynccontextmanager
 async def serving(server: Server) -> AsyncIterator[tuple[ClientSession, str]]:
-    http = HttpServer(("127.0.0.1", 0), server.is_ready, server.collect)
+    http = HttpServer(("127.0.0.1", 0), server.is_ready, server.collect, server.page)
     await http.start()
     assert http.address is not None
     host, port = http.address
@@ -118,15 +121,15 @@ async def test_broken_collector_is_a_500_and_the_port_lives() -> None:
         assert (await get(session, f"{base}/health"))[0] == 200
 
 
-async def test_page_links_the_others_and_runs_nothing() -> None:
-    async with serving(Server()) as (session, base), session.get(f"{base}/") as answer:
-        text = await answer.text()
-        assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
-        for path in ("health", "ready", "metrics"):
-            assert f'href="{path}"' in text
-        assert "script" not in text
-        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
-        assert answer.headers["Server"] == "forebay"
+async def test_page_comes_with_its_own_policy_and_the_others_with_the_strictest() -> None:
+    async with serving(Server()) as (session, base):
+        async with session.get(f"{base}/") as answer:
+            assert (await answer.text()).startswith("<!doctype html>")
+            assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+            assert answer.headers["Content-Security-Policy"] == "default-src 'none'; style-src 'sha256-x'"
+            assert answer.headers["Server"] == "forebay"
+        async with session.get(f"{base}/health") as answer:
+            assert answer.headers["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
 
 
 async def test_other_paths_and_methods_are_refused() -> None:
@@ -140,7 +143,7 @@ async def test_other_paths_and_methods_are_refused() -> None:
 
 async def test_stop_frees_the_address_and_may_be_repeated() -> None:
     server = Server()
-    http = HttpServer(("127.0.0.1", 0), server.is_ready, server.collect)
+    http = HttpServer(("127.0.0.1", 0), server.is_ready, server.collect, server.page)
     assert http.address is None
     await http.stop()
     await http.start()
@@ -163,7 +166,7 @@ def taken() -> Iterable[tuple[str, int]]:
 
 async def test_taken_address_is_an_error_and_leaves_nothing_behind(taken: tuple[str, int]) -> None:
     server = Server()
-    http = HttpServer(taken, server.is_ready, server.collect)
+    http = HttpServer(taken, server.is_ready, server.collect, server.page)
     with pytest.raises(OSError, match=r"cannot listen on 127\.0\.0\.1:\d+ \(http\.bind\): Address already in use"):
         await http.start()
     assert http.address is None

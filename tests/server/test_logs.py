@@ -10,8 +10,10 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import pytest
+from redis.exceptions import ResponseError
 
 from server.logs import FORMATS, LEVELS, set_up_logging
+from tests.support.node import client_of, running_node
 
 LogTo = Callable[[str, str], io.StringIO]
 
@@ -106,3 +108,17 @@ def test_pythons_warnings_are_events(log_to: LogTo) -> None:
         logging.captureWarnings(False)
     assert stream.getvalue().count("\n") == 1
     assert "WARNING py.warnings: " in stream.getvalue()
+
+
+async def test_level_is_changed_while_the_server_runs(log_to: LogTo) -> None:
+    stream = log_to("info", "text")
+    async with running_node("") as node, client_of(node, decode_responses=True) as client:
+        for name, level, shown in (("debug", 10, "debug"), ("verbose", 20, "notice"), ("ERROR", 40, "error")):
+            assert await client.config_set("loglevel", name)
+            assert logging.getLogger().level == level
+            assert await client.config_get("loglevel") == {"loglevel": shown}
+        with pytest.raises(ResponseError, match="must be one of the following: verbose, notice, debug, info"):
+            await client.config_set("loglevel", "loud")
+        assert logging.getLogger().level == logging.ERROR
+    # The end is an INFO.
+    assert "stopped cleanly" not in stream.getvalue()

@@ -78,8 +78,8 @@ def test_line_before_it_says_what_is_served() -> None:
     with ForebayProcess(config) as server:
         assert server.process is not None
         (line,) = [line for line in server.log if "process" in line]
-        what = f"process {server.process.pid}: {re.escape(str(server.path))}; prefix rules: 1; stores: main"
-        assert re.fullmatch(rf"{TIME} INFO    forebay: forebay \S+, (interpreted|compiled), {what}", line)
+        what = f"process {server.process.pid}: {re.escape(str(server.path))}; rules: 1; stores: main"
+        assert re.fullmatch(rf"{TIME} INFO    forebay: version \S+, (interpreted|compiled), {what}", line)
 
 
 @pytest.mark.parametrize("bind", ['"127.0.0.1"', '"127.0.0.1", "::1"'])

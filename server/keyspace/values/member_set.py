@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from server.keyspace.values.places import Places
-from server.keyspace.weights import MEMBER_OVERHEAD, SET_OVERHEAD
+from server.keyspace.weights import MEMBER_OVERHEAD, SET_OVERHEAD, table_weight
 
 
 class MemberSet:
@@ -56,7 +56,8 @@ class MemberSet:
 
     def weight(self) -> int:
         """Estimated bytes of the whole set. O(n)."""
-        return SET_OVERHEAD + MEMBER_OVERHEAD * len(self.members) + sum(map(len, self.members))
+        size = len(self.members)
+        return SET_OVERHEAD + table_weight(size) + MEMBER_OVERHEAD * size + sum(map(len, self.members))
 
     # -- changing -----------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from typing import Final
+from operator import is_
+from typing import Final, cast
 
 # Members of a block as it is made; one of twice the size is split, so that an insertion moves a few kilobytes.
 BLOCK: Final = 512
@@ -39,11 +40,13 @@ _GROUP: Final = 1 << _GROUP_SHIFT
 class ScoreOrder:
     """Members by (score, member). The scores belong to the sorted set; what changes there must be told here."""
 
-    __slots__ = ("_blocks", "_ends", "_groups", "_points", "_scores", "_size", "_tops")
+    __slots__ = ("_blocks", "_ends", "_groups", "_held", "_points", "_scores", "_size", "_tops")
 
     def __init__(self, scores: dict[bytes, float]) -> None:
         # The sorted set's own dictionary.
         self._scores = scores
+        # The same, as objects: compiled code would make a second number of each that passes through its hands.
+        self._held = cast(dict[bytes, object], scores)
         members = _arranged(scores)
         self._size = len(members)
         # No block is empty.
@@ -68,6 +71,7 @@ class ScoreOrder:
         """The same order for a copy of the scores. O(n)."""
         copy = ScoreOrder({})
         copy._scores = scores
+        copy._held = cast(dict[bytes, object], scores)
         copy._size = self._size
         copy._blocks = [block.copy() for block in self._blocks]
         copy._points = [points.copy() if points is not None else None for points in self._points]
@@ -184,12 +188,12 @@ class ScoreOrder:
     # -- changing -----------------------------------------------------------------------------------------------------
 
     def add(self, score: float, member: bytes) -> None:
-        """A member that was not there has this score."""
+        """A member that was not there has this score, as the scores say already."""
         self._size += 1
         blocks = self._blocks
         if not blocks:
             blocks.append([member])
-            self._points.append([score])
+            self._points.append(None)
             self._tops.append(score)
             self._ends.append(member)
             self._groups.append(1)
@@ -199,13 +203,13 @@ class ScoreOrder:
             # Above all others.
             number -= 1
             block = blocks[number]
-            self._look_into(number).append(score)
+            cast(list[object], self._look_into(number)).append(self._held[member])
             block.append(member)
             self._tops[number] = score
             self._ends[number] = member
         else:
             block = blocks[number]
-            self._look_into(number).insert(place, score)
+            cast(list[object], self._look_into(number)).insert(place, self._held[member])
             block.insert(place, member)
         self._groups[number >> _GROUP_SHIFT] += 1
         if len(block) > 2 * BLOCK:
@@ -302,7 +306,8 @@ class ScoreOrder:
         assert len(self._points) == len(self._tops) == len(self._blocks)
         assert self._ends == [block[-1] for block in self._blocks]
         for number, block in enumerate(self._blocks):
-            assert self._look_into(number) == [self._scores[member] for member in block]
+            assert all(map(is_, self._look_into(number), map(self._scores.__getitem__, block)))
+            assert len(self._look_into(number)) == len(block)
             assert self._tops[number] == self._scores[block[-1]]
         groups = self._groups
         self._regroup()

@@ -112,8 +112,9 @@ class SortedSet:
         order = self._order
         if order is not None:
             order.remove(old, member)
-            order.add(score, member)
         self.scores[member] = score
+        if order is not None:
+            order.add(score, member)
 
     def discard(self, member: bytes) -> bool:
         """Take a member out; was it there? O(log n)."""

@@ -1,12 +1,13 @@
 """Random commands at scale against a real redis-server: `script/soak differential`.
 
 --commands 100000            commands of every family
+--first SEED                 from another seed on
 --family NAME [--family …]   some families only
 --family NAME --seed SEED    one sequence, up to its first difference, in full
 
 The generators, and what counts as the same reply, are those of the tests beside this program, which run some hundred
 seeds. A sequence ends with its first difference, because from there on the two servers hold different data. Half of the
-sequences run on staged copies, and half of them in RESP3.
+sequences run on staged copies, and half of them in RESP3. The family `grammar` asks a whole server, over the wire.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.server.commands import grammar
 from tests.server.commands import test_against_redis as basics
 from tests.server.commands import test_geo as geo
 from tests.server.commands import test_hyperloglogs as hyperloglogs
@@ -27,6 +29,7 @@ from tests.server.commands import test_sequences_against_redis as sequences
 from tests.server.commands import test_sort as sort
 from tests.server.commands.test_against_redis import Redis, redis_server, tree
 from tests.server.commands.workbench import Workbench
+from tests.support.forebay import ForebayProcess
 
 Command = list[bytes]
 Same = Callable[[Command, bytes, bytes], bool]
@@ -161,6 +164,7 @@ FAMILIES: dict[str, Callable[[int, int], Walk]] = {
     "hyperloglog": sketches,
     "sort": sorts,
 }
+WIRE = "grammar"
 
 
 # -- running ----------------------------------------------------------------------------------------------------------
@@ -169,8 +173,9 @@ FAMILIES: dict[str, Callable[[int, int], Walk]] = {
 class Family:
     """The run of one family: how many commands, how many sequences, and which differences."""
 
-    def __init__(self, name: str, connections: dict[int, Redis]) -> None:
+    def __init__(self, name: str, connections: dict[int, Redis], first_seed: int = FIRST_SEED) -> None:
         self.name = name
+        self.first_seed = first_seed
         self.commands = 0
         self.sequences = 0
         self.differences: list[Difference] = []
@@ -179,7 +184,7 @@ class Family:
     def run_until(self, commands: int) -> None:
         """Sequence after sequence until so many commands were compared."""
         while self.commands < commands:
-            self.run(FIRST_SEED + self.sequences)
+            self.run(self.first_seed + self.sequences)
 
     def run(self, seed: int) -> None:
         """One sequence. What it is, and how it is run, follows from the seed alone."""
@@ -210,12 +215,67 @@ class Family:
         return "\n".join(lines)
 
 
+class WireFamily(Family):
+    """The run of commands that follow from the real server's grammar, against a Forebay with everything around it."""
+
+    def __init__(
+        self,
+        connections: dict[int, Redis],
+        ours: dict[int, Redis],
+        described: dict[bytes, grammar.Described],
+        first: int,
+    ) -> None:
+        super().__init__(WIRE, connections, first)
+        self._ours = ours
+        self._described = described
+
+    def run(self, seed: int) -> None:
+        self.sequences += 1
+        drawn = grammar.Grammar(seed, self._described)
+        requests = drawn.requests()
+        sent = [words for words, _ in requests]
+        answers = zip(self._ours[drawn.protocol].run(sent), self._connections[drawn.protocol].run(sent), strict=True)
+        for step, ((words, argv), (ours, theirs)) in enumerate(zip(requests, answers, strict=True)):
+            self.commands += 1
+            if ours == theirs:
+                continue
+            if words == [b"EXEC"]:
+                ours, theirs = ours.removeprefix(b"*1\r\n"), theirs.removeprefix(b"*1\r\n")
+            if not grammar.same(argv, ours, theirs):
+                self.differences.append(Difference(seed, step, argv, ours, theirs))
+                return
+            if b"-" in (ours[:1], theirs[:1]):
+                # One of them has refused what the other has done.
+                return
+
+
+def run_wire(connections: dict[int, Redis], port: int, options: argparse.Namespace) -> Family:
+    """The family WIRE, with a server of its own."""
+    with ForebayProcess() as server:
+        ours = {protocol: Redis(server.port, protocol) for protocol in (2, 3)}
+        family = WireFamily(connections, ours, grammar.described(port), options.first)
+        run_family(family, options)
+        for connection in ours.values():
+            connection.close()
+    return family
+
+
+def run_family(family: Family, options: argparse.Namespace) -> None:
+    """As many sequences as were asked for."""
+    if options.seed is None:
+        family.run_until(options.commands)
+    else:
+        family.run(options.seed)
+
+
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="script/soak differential", description="Random commands against redis-server."
     )
     parser.add_argument("--commands", type=int, default=100_000, help="commands of every family (default: 100,000)")
-    parser.add_argument("--family", action="append", choices=sorted(FAMILIES), help="this family only; may be repeated")
+    parser.add_argument("--first", type=int, default=FIRST_SEED, help=f"the first seed (default: {FIRST_SEED})")
+    names = [*sorted(FAMILIES), WIRE]
+    parser.add_argument("--family", action="append", choices=names, help="this family only; may be repeated")
     parser.add_argument("--seed", type=int, help="run this one sequence of the one family")
     options = parser.parse_args(arguments)
     if options.commands < 1:
@@ -237,12 +297,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         connections = {protocol: Redis(port, protocol) for protocol in (2, 3)}
         found = 0
-        for name in options.family or FAMILIES:
-            family = Family(name, connections)
-            if options.seed is None:
-                family.run_until(options.commands)
+        for name in options.family or (*FAMILIES, WIRE):
+            if name == WIRE:
+                family = run_wire(connections, port, options)
             else:
-                family.run(options.seed)
+                family = Family(name, connections, options.first)
+                run_family(family, options)
             print(family, flush=True)
             found += len(family.differences)
         for connection in connections.values():

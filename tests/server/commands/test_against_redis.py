@@ -243,7 +243,6 @@ SCORE_BOUNDS = [
     b"( 1",
     b"1\x00x",
 ]
-TEXT_BOUNDS = [b"-", b"+", b"[g", b"(g", b"[", b"(", b"[\xff", b"(f", b"[h", b"[1", b"[\x00"]
 ODD_TEXT_BOUNDS = [b"", b"g", b"-g", b"+g", b"+\x00x", b"-\x00", b"1", b" [g"]
 PATTERNS = [b"*", b"a", b"?", b"[a-b]", b"[^a]", b"{*", b"*\xff", b"\\a", b"*a*", b"[c-a]*", b"f", b"?*"]
 

@@ -141,6 +141,14 @@ def test_places_of_the_manual(bench: Workbench) -> None:
     assert bench.run("ZSCORE", "sicily", "Palermo") == 3479099956230698.0
 
 
+def test_infinite_lengths_reach_around_the_globe(bench: Workbench) -> None:
+    bench.run("GEOADD", "z", 13.361389, 38.115556, "Palermo", -122, 37, "California")
+    everything = [b"Palermo", b"California"]
+    assert bench.run("GEORADIUS", "z", 15, 37, "inf", "km", "ASC") == everything
+    assert bench.run("GEORADIUSBYMEMBER_RO", "z", "Palermo", "1e308", "km", "ASC") == everything
+    assert bench.run("GEOSEARCH", "z", "FROMLONLAT", 15, 37, "BYBOX", "inf", "inf", "m", "ASC") == everything
+
+
 def test_results_are_stored(bench: Workbench) -> None:
     words = ("FROMLONLAT", 15, 37, "BYRADIUS", 200, "km")
     assert bench.run("GEOSEARCHSTORE", "dest", "sicily", *words) == 2

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter
 
 import pytest
 
 from server.keyspace.values.member_set import MemberSet, member_set_of
+from server.keyspace.weights import TABLE_STEPS, table_weight
 
 
 def names(first: int, end: int) -> list[bytes]:
@@ -146,3 +148,12 @@ def test_weights_add_up() -> None:
     assert member_set_of([b"a", b"bcd"]).weight() - MemberSet(set()).weight() == 2 * (
         member_set_of([b""]).weight() - MemberSet(set()).weight()
     ) + len(b"abcd")
+
+
+def test_weight_knows_how_the_table_of_a_set_grows() -> None:
+    members: set[bytes] = set()
+    empty = sys.getsizeof(members)
+    for number in range(1, 160_000):
+        members.add(b"%d" % number)
+        if number in TABLE_STEPS or number + 1 in TABLE_STEPS or number % 10_000 == 0:
+            assert sys.getsizeof(members) - empty == table_weight(number)

@@ -36,8 +36,8 @@ class Pair:
         old = self.scores.get(member)
         if old is not None:
             self.order.remove(old, member)
-        self.order.add(score, member)
         self.scores[member] = score
+        self.order.add(score, member)
 
     def discard(self, member: bytes) -> None:
         self.order.remove(self.scores[member], member)
@@ -123,8 +123,8 @@ def test_a_copy_goes_its_own_way() -> None:
     scores = dict(pair.scores)
     copy = pair.order.copy(scores)
     pair.discard(b"7")
-    copy.add(0.5, b"new")
     scores[b"new"] = 0.5
+    copy.add(0.5, b"new")
     pair.order.check()
     copy.check()
     assert copy.slice(0, 2) == [(0.0, b"0"), (0.5, b"new")]
