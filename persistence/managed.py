@@ -213,10 +213,11 @@ class ManagedPrefix:
         """Would the rule work, its warm-up included? `prepare`, and what is asked only where a rule comes into force:
         keys of one whose SQL has gone wrong since are served all the same."""
         mapping = await self.prepare()
-        if self.rule.warm in (NO_WARM_UP, HOT_KEYS) or self.store is None:
+        store = self.store
+        if self.rule.warm in (NO_WARM_UP, HOT_KEYS) or store is None:
             return
         try:
-            await self.store.describe_query(mapping.warm_sql(), 0)
+            await store.describe_query(mapping.warm_sql(), 0)
         except MappingRejected as refusal:
             raise MappingRejected(refusal.sqlstate, f"prefix {self.rule.name}: warm: {refusal.message}") from refusal
 

@@ -178,7 +178,8 @@ class ShortThrough:
         if entry.soft_ms <= self._engine.memory.now_ms or prefix.ages or prefix.rule.generic:
             return False
         lease = entry.lease
-        if lease is None or lease.prefix is not prefix:
+        if lease is None or lease.prefix is not prefix or (entry.deadline_ms == NEVER and prefix.rule.ttl_s):
+            # (After PERSIST, the next write gives a copy the rule's lifetime again.)
             return False
         return lease.generation == prefix.generation and not lease.dirty_seq
 

@@ -30,6 +30,9 @@ _BAD_TYPE: Final = Error(
     "string|integer|double|null|array|set|map|push|verbatim|true|false|bignum"
 )
 
+# The one kind that RESP2 cannot stand in for.
+_NO_PUSH: Final = Error("ERR RESP2 is not supported by this command")
+
 # A reply of each kind that RESP3 knows, for clients under test.
 _SAMPLES: Final[dict[bytes, object]] = {
     b"string": b"Hello World",
@@ -158,7 +161,8 @@ def debug_stringmatch_len(ctx: Context, argv: list[bytes]) -> object:
 )
 def debug_protocol(ctx: Context, argv: list[bytes]) -> object:
     _check_allowed(ctx)
-    return _SAMPLES.get(argv[2].lower(), _BAD_TYPE)
+    kind = argv[2].lower()
+    return _NO_PUSH if kind == b"push" and ctx.protocol < 3 else _SAMPLES.get(kind, _BAD_TYPE)
 
 
 @command(

@@ -3,8 +3,9 @@
 The constants are CPython's object sizes on 64-bit builds, rounded up to the allocator's 16-byte steps and with
 dictionaries at their average fill. They are estimates: a dictionary that has just doubled is half empty, a small
 container has a little for nothing, and a weight must be a sum over members to be kept by deltas. So they are chosen to
-be within a tenth of what the process grows by; `bench/memory.py` shows it. (A sorted set of one member is told to
-five sixths.) Sets quadruple, so that no sum over members could say what they take: theirs has steps.
+be within a tenth of what the process grows by; `bench/memory.py` shows it. (A hash of one field is told to five
+sixths, a sorted set of one member to three quarters.) The tables of sets quadruple, so that no sum over members could
+say what they take: theirs has steps.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ LONE_OVERHEAD: Final[int] = 3 * _NUMBER
 # knows of it, and the sequences in all of them. (A plain SET takes less than any other change.)
 UNSAVED_OVERHEAD: Final[int] = 392 - _NUMBER - LONE_OVERHEAD
 # An empty dict; and a field's share of it at average fill.
-DICT_OVERHEAD: Final[int] = LIFE_OVERHEAD + 117
-FIELD_OVERHEAD: Final = 43 + 2 * BYTES_OVERHEAD
+DICT_OVERHEAD: Final[int] = LIFE_OVERHEAD + 75
+FIELD_OVERHEAD: Final = 48 + 2 * BYTES_OVERHEAD
 # What a field's own deadline adds: a place in a dictionary, an integer, a pair in a heap.
 DEADLINE_OVERHEAD: Final = 48 + 32 + 64
 # A MemberSet with its set; and a member beside its place in the set's table, for which see `table_weight`.
@@ -56,8 +57,8 @@ MEMBER_OVERHEAD: Final = 6 + BYTES_OVERHEAD
 LIST_OVERHEAD: Final[int] = LIFE_OVERHEAD + 224
 ITEM_OVERHEAD: Final = 15 + BYTES_OVERHEAD
 # An empty SortedSet with its dictionary and order; and a member's share of them, with its score and two places.
-SORTED_SET_OVERHEAD: Final[int] = LIFE_OVERHEAD + 120
-SCORED_OVERHEAD: Final = 40 + 32 + 15 + BYTES_OVERHEAD
+SORTED_SET_OVERHEAD: Final[int] = LIFE_OVERHEAD + 62
+SCORED_OVERHEAD: Final = 40 + 32 + 20 + BYTES_OVERHEAD
 
 # A word of a stream's entry; an entry beside its words, with its id; an empty Stream; and what a group and its members
 # cost. What is pending stands in two places.

@@ -1,4 +1,4 @@
-"""HSET and HINCRBY of a row that memory has, under write-through: UPDATEs in company, without a task, on both stores."""
+"""HSET and HINCRBY of a row that memory has, under write-through: in company, without a task; on both stores."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from tests.support.shop import PostgresShop, Shop, SqliteShop, prefix, rules
 from tests.support.waiting import eventually
 
 USER = prefix("user:{id:int}", read="read-through", write="write-through", table="users", value="hash", ttl="50s")
+LIMIT = prefix(
+    "limit:{id:int}", read="read-through", write="write-through", table="limits", value='{ column = "most" }', ttl="50s"
+)
 USERS = 6
 
 
@@ -126,7 +129,7 @@ async def test_copy_that_went_while_its_field_was_written_is_not_brought_back(sh
     async with started(shop) as (node, client):
         gate = Gate(node, "apply")
         writes = [asyncio.create_task(client.hset(f"user:{n}", "name", "new")) for n in range(3)]
-        await eventually(lambda: gate.answered == 1)
+        await eventually(lambda: len(node.engine.locks.held) == 3 and gate.answered > 0)
         # Somebody has changed another column meanwhile, and we were told.
         await shop.execute("update users set credits = 7")
         assert await client.execute_command("CACHE.INVALIDATE", "user:0") == 1
@@ -143,6 +146,21 @@ async def test_fields_of_a_row_being_written_are_written_after_it(shop: Shop) ->
         sums = [client.hincrby("user:3", "credits", 1) for _ in range(20)]
         assert sorted(await asyncio.gather(*sums)) == list(range(41, 61))
         assert await shop.rows("select credits from users where id = 3") == [(60,)]
+
+
+@pytest.mark.parametrize("words", ["HSET user:1 name Ada", "HINCRBY user:1 credits 1", "INCR limit:1"])
+async def test_copy_that_was_to_stay_has_the_rules_lifetime_again_when_it_is_written(shop: Shop, words: str) -> None:
+    await shop.execute("create table limits (id integer primary key, most integer)")
+    await shop.execute("insert into limits values (1, 7)")
+    async with running_node(rules(shop, [USER, LIMIT])) as node:
+        client = client_of(node, decode_responses=True)
+        key = words.split()[1]
+        assert await client.exists(key) == 1
+        assert await client.persist(key)
+        assert await client.pttl(key) == -1
+        await client.execute_command(*words.split())
+        assert 0 < await client.pttl(key) <= 60_000
+        await client.aclose()
 
 
 async def test_fields_are_told_to_those_who_watch_and_listen(shop: Shop) -> None:

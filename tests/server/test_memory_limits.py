@@ -51,9 +51,7 @@ async def test_prefix_keeps_to_its_budget_and_tells_it() -> None:
         assert (int(other["maxmemory"]), other["policy"]) == (0, "s3-fifo")
         info = await client.info("prefixes")
         assert "maxmemory=131072,policy=lfu" in str(info) or "131072" in str(info)
-        metrics = Metrics(
-            node.cache, node.keyspace, node.peers, node.dispatch, node.journaling, node.audience, node.scripting
-        )
+        metrics = Metrics(node.parts)
         samples = {
             (sample.name, sample.labels.get("prefix")): sample.value
             for family in metrics.collect()

@@ -332,7 +332,9 @@ async def test_time_to_authenticate_is_bounded() -> None:
     async with running_node('[server]\nport = 0\npassword = "sesame"\n') as node:
         loop = node.listener
         clock = MovedClock(node.clock.now_ms())
-        background = Background(node.config, node.keyspace, node.engine, node.peers, clock, node.journaling)
+        background = Background(
+            node.config, node.keyspace, node.engine, node.peers, clock, node.journaling, node.throughput
+        )
 
         def connect() -> socket.socket:
             sock = socket.create_connection(("127.0.0.1", loop.port))

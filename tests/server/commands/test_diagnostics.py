@@ -498,12 +498,15 @@ async def test_active_expiry_can_be_switched_off(node: Node, client: redis.async
     await eventually(lambda: not len(node.keyspace.database(0)))
 
 
-async def test_other_parts_of_debug(client: redis.asyncio.Redis) -> None:
+async def test_other_parts_of_debug(node: Node, client: redis.asyncio.Redis) -> None:
     assert await client.execute_command("DEBUG", "STRINGMATCH-LEN", 100, "a*b") == 0
     assert await client.execute_command("DEBUG", "STRINGMATCH-LEN", 100, "a*a") == 1
     assert await client.execute_command("DEBUG", "PROTOCOL", "integer") == 12345
     with pytest.raises(ResponseError, match="Wrong protocol type"):
         await client.execute_command("DEBUG", "PROTOCOL", "nosuch")
+    async with client_of(node, protocol=2) as older:
+        with pytest.raises(ResponseError, match="RESP2 is not supported"):
+            await older.execute_command("DEBUG", "PROTOCOL", "push")
     with pytest.raises(ResponseError, match="OWN words"):
         await client.execute_command("DEBUG", "ERROR", "OWN words")
 
