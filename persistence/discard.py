@@ -72,4 +72,5 @@ class Discard:
         # Given up, and now certain, one way or the other: from here on loads may be kept.
         engine = self._engine
         engine.loader.end_write(pending.target.key)
+        engine.loader.take_voided((pending.target.key,))
         engine.queue_of(pending.target.prefix).doubt(pending.target)

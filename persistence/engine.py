@@ -600,6 +600,8 @@ class Engine:
         assert store is not None
         for target in commit.sync_targets:
             self.loader.begin_write(target.key, len(commit.sync_targets) > 1)
+        # (What goes another way than to the store waits for it as well.)
+        watch = self.loader.watch(commit.canonical.keys() - {target.key for target in commit.sync_targets})
         for prefix in commit.behind:
             prefix.committing += 1
         try:
@@ -615,6 +617,10 @@ class Engine:
         finally:
             for target in commit.sync_targets:
                 self.loader.end_write(target.key)
+            commit.voided = self.loader.take_voided([target.key for target in commit.sync_targets])
+            self.loader.unwatch(watch)
+            if watch.broken:
+                commit.voided.update(watch.keys)
             for prefix in commit.behind:
                 # (What is queued of it is so before anybody else runs.)
                 prefix.committing -= 1
@@ -674,6 +680,15 @@ class Engine:
                 self._publish(target, change, commit.canonical[key], 0)
                 if change.verb == DELETE and rule.write == WRITE_THROUGH:
                     target.prefix.remember_absent(key, self.memory.now_ms)
+            if key in commit.voided:
+                self.disown(key, target.prefix)
+
+    def disown(self, key: bytes, prefix: ManagedPrefix) -> None:
+        """What was just published was made of a copy that was voided before, or is older than what voided it."""
+        self._doubt(key, prefix)
+        entry = self.memory.held(key)
+        if entry is None or entry.lease is None or not entry.lease.dirty_seq:
+            self._drop(key)
 
     def _queue(self, target: Target, change: Change, canonical: object, at_any_rate: bool) -> int:
         # EXPIRY of a mapped row concerns the cached copy alone.
@@ -860,7 +875,7 @@ class Engine:
 
     def invalidate(self, key: bytes) -> bool:
         """Drop a key from memory only; True when something was dropped. Unsaved changes stay."""
-        self.loader.fence(key)
+        self.loader.void(key)
         rule = self.rules.match(key)
         if rule is not None:
             prefix = self.prefixes[rule.name]
@@ -881,7 +896,7 @@ class Engine:
     def bump(self, prefix: ManagedPrefix) -> None:
         """Void everything cached under a prefix; unsaved writes survive (CACHE.BUMP). O(loads under way)."""
         prefix.bump()
-        self.loader.fence_prefix(prefix)
+        self.loader.void_prefix(prefix)
         prefix.counters.invalidations += 1
         self.memory.told_void(prefix.rule.template.head)
 
@@ -893,7 +908,7 @@ class Engine:
             if column in prefix.rule.tags:
                 known += 1
                 prefix.untag(tag)
-                self.loader.fence_prefix(prefix)
+                self.loader.void_prefix(prefix)
                 prefix.counters.invalidations += 1
                 self.memory.told_void(prefix.rule.template.head)
         return known
@@ -907,7 +922,7 @@ class Engine:
         rule = self.rules.match(key)
         if rule is None or self.prefixes.get(rule.name) is not prefix:
             return
-        self.loader.fence(key)
+        self.loader.void(key)
         self._doubt(key, prefix)
         prefix.counters.invalidations += 1
         entry = self.memory.held(key)

@@ -82,6 +82,7 @@ class Loader:
         "_ready",
         "_sweeping",
         "_tasks",
+        "_voided",
         "_watches",
         "_writing",
         "fences",
@@ -98,6 +99,8 @@ class Loader:
         self._lanes: dict[ManagedPrefix, Lane] = {}
         # Key → writes whose outcome is not published yet.
         self._writing: dict[bytes, int] = {}
+        # Those of them of which it was heard meanwhile that their rows have changed, or are to be loaded anew.
+        self._voided: set[bytes] = set()
         # Key that is being written together with others → who waits for the end of it.
         self.joint: dict[bytes, list[asyncio.Future[None]]] = {}
         # Key → watches of commands that read it together with others.
@@ -292,6 +295,20 @@ class Loader:
             for watch in self._watches.get(key, ()):
                 watch.broken = True
 
+    def void(self, key: bytes) -> None:
+        """`fence` because memory may not keep what it has: nor what is being written, by a command that saw that."""
+        self.fence(key)
+        if key in self._writing:
+            self._voided.add(key)
+
+    def take_voided(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Those of keys whose writes have ended that were voided meanwhile; asked once."""
+        if not self._voided:
+            return set()
+        voided = self._voided.intersection(keys)
+        self._voided -= voided
+        return voided
+
     def fence_each(self, keys: list[bytes]) -> None:
         """`fence` for many."""
         if self._flights or self._convoys or self._watches:
@@ -316,8 +333,10 @@ class Loader:
             if not watches:
                 del self._watches[key]
 
-    def fence_prefix(self, prefix: ManagedPrefix) -> None:
-        """`fence` for every key of a prefix. O(loads under way)."""
+    def void_prefix(self, prefix: ManagedPrefix) -> None:
+        """`void` for every key of a prefix. O(loads and writes under way)."""
+        # (A write of another prefix loses a copy, and nothing else.)
+        self._voided.update(self._writing)
         for key in [key for key, flight in self._flights.items() if flight.prefix is prefix]:
             self.fence(key)
         for key in [key for key, convoy in self._convoys.items() if convoy.prefix is prefix]:

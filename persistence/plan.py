@@ -59,7 +59,7 @@ class Plan:
 class Commit:
     """An accepted set of changes: what goes to the store now, what is queued, what only memory gets."""
 
-    __slots__ = ("behind", "canonical", "decided", "deleted", "ops", "queued", "store", "sync_targets")
+    __slots__ = ("behind", "canonical", "decided", "deleted", "ops", "queued", "store", "sync_targets", "voided")
 
     def __init__(self) -> None:
         self.store: Store | None = None
@@ -73,6 +73,8 @@ class Commit:
         self.behind: list[ManagedPrefix] = []
         # Key → the value that memory gets: what the client wrote, as the store will show it.
         self.canonical: dict[bytes, object] = {}
+        # Keys of which memory must keep nothing: while the store was written, their copies were voided.
+        self.voided: set[bytes] = set()
         # Keys whose DELETE met a row.
         self.deleted: set[bytes] = set()
         # Store → the newest sequence that its write-behind queue gave to these changes (CACHE.WAIT).

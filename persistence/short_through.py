@@ -212,7 +212,8 @@ class ShortThrough:
         now = engine.memory.now_ms = engine.clock.now_ms()
         ours = cast(Sequence[ThroughWrite], writes)
         # (Which also fences the keys.)
-        engine.loader.end_writes([write.key for write in ours])
+        keys = [write.key for write in ours]
+        engine.loader.end_writes(keys)
         for write in self._publish_new(ours, now):
             try:
                 if write.error is not None:
@@ -232,6 +233,11 @@ class ShortThrough:
                 # A bug of ours: the store has the value, so nobody may see an older one.
                 log.exception("a value that was written could not be published")
                 engine.memory.drop(write.key)
+        voided = engine.loader.take_voided(keys)
+        if voided:
+            for write in ours:
+                if write.key in voided:
+                    engine.disown(write.key, write.prefix)
         give_back = engine.locks.give_back
         for write in ours:
             give_back(write.key)

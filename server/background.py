@@ -194,8 +194,8 @@ def _copies_take(prefix: ManagedPrefix) -> int:
     if not keys:
         return 0
     counters = prefix.counters
-    came = counters.load_rows + counters.writes
-    alone = keys * min(came, counters.load_statements + counters.writes) // came if came else 0
+    came = counters.load_rows
+    alone = keys * min(came, counters.load_statements) // came if came else 0
     leases = LEASE_OVERHEAD * keys + LONE_OVERHEAD * alone
     mapping = prefix.mapping
     if mapping is None or mapping.kind in (-1, STRING):

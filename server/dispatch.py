@@ -31,7 +31,16 @@ from protocol.encoder import BULK_HEADERS, INTEGERS, encode, encode_into
 from protocol.limits import OUTPUT_HIGH_WATER
 from protocol.replies import NIL_ARRAY, NO_REPLY, OK, Error, Status
 from server import errors
-from server.afterwards import at_once, correct_deletes, count_failed, outcome, read_by, tell_misses, unless_muted
+from server.afterwards import (
+    at_once,
+    correct_deletes,
+    count_code,
+    count_failed,
+    outcome,
+    read_by,
+    tell_misses,
+    unless_muted,
+)
 from server.answers import ANSWERS
 from server.blocking import Blocking, Retry, Waiter
 from server.commands.context import Blocked, Wait
@@ -483,7 +492,7 @@ class Dispatch:
 
     def count_error(self, error: Error) -> None:
         """Count an error reply under its code (INFO errorstats)."""
-        self.error_counts[error.code] = self.error_counts.get(error.code, 0) + 1
+        count_code(self.error_counts, error.code)
 
     def _unusual(self, session: Session, argv: list[bytes]) -> object:
         session.is_running = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from itertools import islice
 from typing import Final
 
 from prometheus_client import Metric
@@ -18,8 +17,6 @@ from server.control import GAUGES
 from server.info import BUILD, own_version, resident_bytes
 from server.parts import Parts
 
-# First words of error replies that have a sample each. We have some thirty, but scripts may answer with any.
-_ERROR_CODES: Final = 128
 # Of the journal's fields: what only grows.
 _JOURNAL_COUNTERS: Final = ("journal_frames", "journal_syncs")
 # Of FollowerStats: what is so now, not what has been counted.
@@ -93,7 +90,7 @@ class Metrics:
             calls.add_metric([spec.name], spec.calls)
         yield calls
         replies = CounterMetricFamily("forebay_error_replies", "Error replies, by their first word.", labels=["error"])
-        for code, count in islice(self._parts.dispatch.error_counts.items(), _ERROR_CODES):
+        for code, count in self._parts.dispatch.error_counts.items():
             replies.add_metric([code], count)
         yield replies
         bugs = self._parts.dispatch.internal_errors

@@ -44,7 +44,7 @@ LEASE_OVERHEAD: Final[int] = 168 - _NUMBER
 LONE_OVERHEAD: Final[int] = 3 * _NUMBER
 # What an unsaved change adds to a key beside its value, which both share: its place in the queue, what the journal
 # knows of it, and the sequences in all of them. (A plain SET takes less than any other change.)
-UNSAVED_OVERHEAD: Final[int] = 392 - _NUMBER - LONE_OVERHEAD
+UNSAVED_OVERHEAD: Final[int] = 392 - _NUMBER
 # An empty dict; and a field's share of it at average fill.
 DICT_OVERHEAD: Final[int] = LIFE_OVERHEAD + 75
 FIELD_OVERHEAD: Final = 48 + 2 * BYTES_OVERHEAD

@@ -119,3 +119,9 @@ async def test_error_replies_are_counted_by_code(client: redis.asyncio.Redis) ->
     stats = await client.info("errorstats")
     assert stats["errorstat_ERR"] == {"count": 3}
     assert stats["errorstat_WRONGTYPE"] == {"count": 2}
+    # A script may answer with words that nobody knows: those past the 128th are counted together.
+    for number in range(150):
+        with pytest.raises(ResponseError):
+            await client.eval("return redis.error_reply(ARGV[1])", 0, f"MINE{number} is over")
+    stats = await client.info("errorstats")
+    assert (len(stats), stats["errorstat_OTHER"]) == (129, {"count": 150 - 126})

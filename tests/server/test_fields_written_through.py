@@ -141,6 +141,53 @@ async def test_copy_that_went_while_its_field_was_written_is_not_brought_back(sh
         assert not node.engine.locks.held
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["SET {} new", "GETSET {} new", "APPEND {} new", "SETEX {} 50 new", "MSET {} new", "MSET {} new tag:1 x"],
+)
+async def test_text_that_was_changed_while_it_was_written_is_not_shown_as_it_was_written(
+    shop: Shop, words: str
+) -> None:
+    rule = prefix("name:{id:int}", read="read-through", write="write-through", table="users", ttl="50s")
+    rule += 'value = { column = "name" }\n'
+    behind = prefix("tag:", read="read-through", write="write-behind", ttl="50s")
+    async with running_node(rules(shop, [rule, behind])) as node:
+        client = client_of(node, decode_responses=True)
+        assert await client.get("name:1") == "user 1"
+        gate = Gate(node, "apply")
+        write = asyncio.create_task(client.execute_command(*words.format("name:1").split()))
+        await eventually(lambda: gate.answered > 0)
+        await shop.execute("update users set name = 'third' where id = 1")
+        assert await client.execute_command("CACHE.INVALIDATE", "name:1") <= 1
+        gate.open()
+        await write
+        assert await client.get("name:1") == "third"
+        await client.aclose()
+
+
+@pytest.mark.parametrize("words", ["HDEL {} email", "HSETNX {} age 3", "HINCRBYFLOAT {} credits 1", "MULTI"])
+@pytest.mark.parametrize("how", ["CACHE.INVALIDATE user:1", "CACHE.BUMP user:{id:int}"])
+async def test_fields_that_were_changed_beside_those_being_written_are_not_shown_as_they_were(
+    shop: Shop, words: str, how: str
+) -> None:
+    async with started(shop) as (node, client):
+        assert await client.hset("user:1", "email", "ada@example.org") == 1
+        gate = Gate(node, "apply")
+        if words == "MULTI":
+            transaction = client.pipeline().hset("user:1", "name", "new").expire("user:2", 40)
+            write = asyncio.ensure_future(transaction.execute())
+        else:
+            write = asyncio.create_task(client.execute_command(*words.format("user:1").split()))
+        await eventually(lambda: gate.answered > 0)
+        await shop.execute("update users set credits = 7")
+        for number in (1, 2):
+            await client.execute_command(*how.replace("user:1", f"user:{number}").split())
+        gate.open()
+        await asyncio.gather(write, return_exceptions=True)
+        assert [await client.hget(f"user:{n}", "credits") for n in (1, 2)] == ["7", "7"]
+        assert not node.engine.loader._voided
+
+
 async def test_fields_of_a_row_being_written_are_written_after_it(shop: Shop) -> None:
     async with started(shop) as (_, client):
         sums = [client.hincrby("user:3", "credits", 1) for _ in range(20)]
