@@ -105,7 +105,7 @@ async def test_clients_that_come_and_go_leave_no_circles_behind() -> None:
             await writer.wait_closed()
 
         def left() -> int:
-            return sum(isinstance(each, Connection | Session | asyncio.Task) for each in gc.get_objects())
+            return sum(type(each) in (Connection, Session, asyncio.Task) for each in gc.get_objects())
 
         await visit(VISITS[0])
         gc.collect()
