@@ -41,6 +41,8 @@ Words = tuple[str | int, ...]
 Maker = Callable[[int, int], Words]
 
 _PIPELINE: Final = 100
+# What the instrument can tell from nothing, in the units of a cost.
+_LEAST: Final = 0.01
 # Members of one command while filling.
 _AT_ONCE: Final = 500
 _SCORES: Final = 1_000_003
@@ -141,7 +143,7 @@ class Measured:
     @property
     def growth(self) -> float:
         """The cost at the largest size as a multiple of that at the smallest."""
-        return self.cost(max(self.by_size)) / max(self.cost(min(self.by_size)), 1e-9)
+        return self.cost(max(self.by_size)) / max(self.cost(min(self.by_size)), _LEAST)
 
 
 class Client:
